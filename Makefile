@@ -1,0 +1,49 @@
+# Two words are enough: `make quickstart` and `make test`. `make help` lists the others.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env quickstart check test test-fast bench golden cloudlab-up cloudlab-down clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP) ## .venv with exact versions; seconds when nothing changed
+
+# torch: constraints.txt pins the version; where pip finds a CPU build of it, that one is taken.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "stillhouse needs Python 3.11 or newer: make env PYTHON=/path/to/python3"; exit 1; }
+	@echo "setting up .venv (some minutes the first time)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+quickstart: env ## two real distillations on this machine, their receipts and their comparison
+	$(BIN)/python -m distill.prepare recipes/quickstart-teacher.yaml --name additions
+	$(BIN)/still launch recipes/quickstart.yaml --yes
+	$(BIN)/still launch recipes/quickstart-labels.yaml --yes
+	$(BIN)/still compare
+
+check: env ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-fast: env ## the tests that take a moment
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not cloudlab'
+
+test: check ## everything, the emulated cloud included
+	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
+
+bench: env ## the measurements behind the claims in docs and README
+	$(BIN)/python benchmarks/startup.py
+
+golden: env ## write the expected outputs again; read the diff before you commit it
+	STILLHOUSE_GOLDEN=write $(BIN)/python -m pytest -q -m golden
+
+clean: ## remove the environment and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

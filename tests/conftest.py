@@ -1,0 +1,35 @@
+"""Shared by all tests: a house of its own for each, and goldens."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """STILLHOUSE_HOME in the test's own folder: no test sees a person's runs."""
+    home = tmp_path / "stillhouse-home"
+    monkeypatch.setenv("STILLHOUSE_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return home
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], None]:
+    """Compare text with `tests/golden/NAME`; `make golden` writes it again."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if os.environ.get("STILLHOUSE_GOLDEN") == "write":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"no golden {name}: `make golden` writes it"
+        assert text == path.read_text(), f"{name} changed: read the diff, then `make golden`"
+
+    return compare

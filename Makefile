@@ -1,6 +1,6 @@
 # Two words are enough: `make quickstart` and `make test`. `make help` lists the others.
 SHELL := /bin/bash
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.ready
 

@@ -1,1 +1,429 @@
-def main() -> None: ...
+"""The `still` command: parse, call, print. Everything heavy is imported where it is used.
+
+Results go to stdout, everything else to stderr, so that `--json` can be piped. Exit codes: 0 done,
+2 invalid input, 3 refused and nothing launched, 4 the run failed, 5 stopped at budget or deadline
+with the student saved, 6 teardown unproved, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from launcher.outside import Outside
+    from recipes.recipe import Recipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Turns our own errors into a message on stderr and the exit code of their kind."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except BrokenPipeError:
+            sys.stderr.close()  # whoever read our output has seen enough; nothing more to say
+            ctx.exit(0)
+        except Exception as error:
+            from recipes.errors import StillhouseError
+
+            if not isinstance(error, StillhouseError):
+                raise  # a fault of ours: its traceback is what we need
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stillhouse", prog_name="still")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Distil a teacher into a student inside a dollar budget.
+
+    \b
+    Example:
+      still new my-student > my-student.yaml
+      still check my-student.yaml
+      still launch my-student.yaml
+    """
+    if ctx.obj is None:
+        from launcher.outside import Outside
+
+        ctx.obj = Outside()
+
+
+def main() -> None:
+    """Entry point of the `still` command."""
+    cli(prog_name="still")
+
+
+# ---- recipes ---------------------------------------------------------------------------------
+
+recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+run_argument = click.argument("run", metavar="[RUN]", default="latest")
+
+
+def recipe_changes(command: Command) -> Command:
+    """The flags that change a field of the recipe; `_changed` applies them."""
+    for option in (
+        click.option(
+            "--set",
+            "sets",
+            multiple=True,
+            metavar="FIELD=VALUE",
+            help="Change any field: --set training.steps=100. May be given several times.",
+        ),
+        click.option("--hours", metavar="H", help="Change budget.hours."),
+        click.option("--budget", metavar="USD", help="Change budget.usd."),
+        click.option("--usd-per-hour", metavar="USD", help="Change hardware.usd_per_hour."),
+        click.option("--local", is_flag=True, help="Run on this machine (hardware.local)."),
+    ):
+        command = option(command)
+    return command
+
+
+def _changed(
+    recipe_file: Path,
+    sets: tuple[str, ...],
+    hours: str | None,
+    budget: str | None,
+    usd_per_hour: str | None,
+    local: bool,
+) -> "Recipe":
+    from recipes.errors import InvalidInputError
+    from recipes.loading import load_recipe, with_changes
+
+    changes: dict[str, str] = {}
+    for text in sets:
+        field, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInputError(f"--set {text}: write FIELD=VALUE, such as training.steps=100")
+        changes[field] = value
+    flags = {"budget.hours": hours, "budget.usd": budget, "hardware.usd_per_hour": usd_per_hour}
+    changes.update({field: value for field, value in flags.items() if value is not None})
+    if local:
+        changes["hardware.local"] = "true"
+    recipe = load_recipe(recipe_file)
+    return with_changes(recipe, changes) if changes else recipe
+
+
+@cli.command()
+@click.argument("recipe_files", metavar="RECIPE...", nargs=-1, required=True)
+@json_option
+def check(recipe_files: tuple[str, ...], as_json: bool) -> None:
+    """Say whether recipes are valid, and every fault with its line.
+
+    \b
+    Example:
+      still check recipes/*.yaml
+    """
+    from recipes.errors import InvalidInputError, InvalidRecipeError
+    from recipes.loading import load_recipe
+
+    faults: dict[str, list[str]] = {}
+    for name in recipe_files:
+        try:
+            load_recipe(Path(name))
+            faults[name] = []
+        except InvalidRecipeError as error:
+            faults[name] = list(error.faults)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(faults, indent=2))
+    else:
+        for name, found in faults.items():
+            click.echo("\n".join(found) if found else f"{name}: ok", err=bool(found))
+    if any(faults.values()):
+        raise click.exceptions.Exit(InvalidInputError.exit_code)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors.
+
+    \b
+    Example:
+      still schema > recipe.schema.json
+    """
+    from recipes.schema import schema_json
+
+    click.echo(schema_json(), nl=False)
+
+
+@cli.command()
+@click.argument("name")
+def new(name: str) -> None:
+    """Print a commented recipe called NAME that passes `still check`.
+
+    \b
+    Example:
+      still new my-student > my-student.yaml
+    """
+    from recipes.new import new_recipe
+
+    click.echo(new_recipe(name), nl=False)
+
+
+# ---- runs ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@recipe_argument
+@recipe_changes
+@json_option
+@click.pass_obj
+def plan(outside: "Outside", /, recipe_file: Path, as_json: bool, **flags: Any) -> None:
+    """Price RECIPE before anything is paid: dollars, hours, assumptions.
+
+    \b
+    Example:
+      still plan recipes/quickstart.yaml
+    """
+    from launcher.plan import check_fits, summary
+    from launcher.show_plan import render_plan
+
+    made = outside.plan(_changed(recipe_file, **flags), recipe_file.absolute().parent)
+    if as_json:
+        outside.print_json(summary(made.plan))
+    else:
+        outside.print(render_plan(made.plan, made.recipe.budget))
+    check_fits(made.plan, made.recipe)
+
+
+@cli.command()
+@recipe_argument
+@recipe_changes
+@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+@click.option(
+    "--accept-partial",
+    is_flag=True,
+    help="Start although the plan may not fit: stop at the limit and keep what is done.",
+)
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Allow code that comes with a model, where the recipe says so too.",
+)
+@json_option
+@click.pass_obj
+def launch(
+    outside: "Outside",
+    /,
+    recipe_file: Path,
+    yes: bool,
+    accept_partial: bool,
+    trust_remote_code: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Plan RECIPE, ask, run it inside its budget, and print the receipt.
+
+    Ctrl-C asks the worker to save and ends; twice ends at once. `still resume` goes on.
+
+    \b
+    Example:
+      still launch recipes/quickstart.yaml --yes
+      still launch my.yaml --budget 2.50 --set training.steps=1000
+    """
+    from launcher.plan import check_fits
+    from launcher.show_plan import headline
+
+    made = outside.plan(_changed(recipe_file, **flags), recipe_file.absolute().parent)
+    if not accept_partial:
+        check_fits(made.plan, made.recipe)
+    click.echo(headline(made.plan, made.recipe.budget), err=True)
+    if not yes:
+        outside.ask("Start?")
+    run_id = outside.open_run(made)
+    click.echo(f"started {run_id}", err=True)
+    _drive(outside, run_id, trust_remote_code, as_json)
+
+
+@cli.command()
+@run_argument
+@click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
+@json_option
+@click.pass_obj
+def resume(outside: "Outside", run: str, trust_remote_code: bool, as_json: bool) -> None:
+    """Take a run from wherever it stands to its end: follow it, or start it again.
+
+    Nothing that was finished is done twice.
+
+    \b
+    Example:
+      still resume quickstart-261122-0331-k7q2
+    """
+    _drive(outside, outside.ledger.resolve(run), trust_remote_code, as_json)
+
+
+def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bool) -> None:
+    from recipes.errors import StillhouseError
+
+    try:
+        outside.drive(run_id, trust_remote_code)
+    except StillhouseError:
+        _show(outside, run_id, as_json)  # what it cost and what is there, also of a run cut short
+        raise
+    _show(outside, run_id, as_json)
+
+
+@cli.command()
+@run_argument
+@click.pass_obj
+def stop(outside: "Outside", run: str) -> None:
+    """Ask the worker of a run to save and end; `still resume` goes on.
+
+    \b
+    Example:
+      still stop latest
+    """
+    run_id = outside.ledger.resolve(run)
+    outside.stop(run_id)
+    click.echo(f"{run_id} is saving and will end; `still resume {run_id}` goes on", err=True)
+
+
+@cli.command()
+@run_argument
+@click.option("--raise", "raise_usd", required=True, metavar="USD", help="Add so much [USD].")
+@click.pass_obj
+def budget(outside: "Outside", run: str, raise_usd: str) -> None:
+    """Raise the budget of a run; one that stopped at it can then be resumed.
+
+    \b
+    Example:
+      still budget latest --raise 5
+    """
+    from recipes.money import format_usd, from_micro_usd
+
+    run_id = outside.ledger.resolve(run)
+    books = outside.raise_budget(run_id, raise_usd)
+    click.echo(
+        f"{run_id} may now spend {format_usd(from_micro_usd(books.budget_micro_usd))}, of which "
+        f"{format_usd(from_micro_usd(books.spent_micro_usd))} is spent. "
+        f"`still resume {run_id}` goes on.",
+        err=True,
+    )
+
+
+@cli.command()
+@run_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.pass_obj
+def logs(outside: "Outside", run: str, follow: bool) -> None:
+    """Print what happened in a run, a line an event.
+
+    \b
+    Example:
+      still logs latest -f
+    """
+    for line in outside.log_lines(outside.ledger.resolve(run), follow):
+        click.echo(line)
+
+
+# ---- books -----------------------------------------------------------------------------------
+
+
+@cli.command("ls")
+@json_option
+@click.pass_obj
+def list_runs(outside: "Outside", as_json: bool) -> None:
+    """List all runs, newest first: state, dollars, budget.
+
+    \b
+    Example:
+      still ls
+    """
+    from tracking.show import render_runs, runs_json
+
+    books = outside.ledger.runs()
+    if as_json:
+        outside.print_json(runs_json(books))
+    elif books:
+        outside.print(render_runs(books))
+    else:
+        click.echo("no runs yet; `still launch RECIPE` makes one", err=True)
+
+
+@cli.command()
+@run_argument
+@json_option
+@click.pass_obj
+def show(outside: "Outside", run: str, as_json: bool) -> None:
+    """Print the receipt of a run: dollars, wall time, scores, teardown.
+
+    \b
+    Example:
+      still show latest --json
+    """
+    _show(outside, outside.ledger.resolve(run), as_json)
+
+
+def _show(outside: "Outside", run_id: str, as_json: bool) -> None:
+    from tracking.show import render_receipt
+
+    receipt = outside.receipt(run_id)
+    if as_json:
+        click.echo(receipt.model_dump_json(indent=2))
+    else:
+        outside.print(render_receipt(receipt))
+
+
+@cli.command()
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--experiment", metavar="NAME", help="Only runs of this recipe.")
+@click.option("--all", "everything", is_flag=True, help="All runs, not the newest of each recipe.")
+@json_option
+@click.pass_obj
+def compare(
+    outside: "Outside",
+    runs: tuple[str, ...],
+    experiment: str | None,
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Compare runs by dollars, hours and scores; the cost-quality frontier is marked.
+
+    Without RUN: the newest finished run of each recipe.
+
+    \b
+    Example:
+      still compare
+      still compare --experiment quickstart --all
+    """
+    from tracking.show import render_comparison
+
+    comparison = outside.compare(runs, experiment, everything)
+    if as_json:
+        click.echo(comparison.model_dump_json(indent=2))
+    else:
+        outside.print(render_comparison(comparison))
+
+
+@cli.command()
+@run_argument
+@click.option(
+    "--all", "everything", is_flag=True, help="Every run that MLflow does not have whole."
+)
+@click.pass_obj
+def sync(outside: "Outside", run: str, everything: bool) -> None:
+    """Bring MLflow up to date from the ledger and the run's folder.
+
+    \b
+    Example:
+      still sync --all
+    """
+    for run_id in outside.sync(None if everything else outside.ledger.resolve(run)):
+        click.echo(f"MLflow has {run_id}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
-"""This machine as a place to run: the worker as a process of its own, which outlives the launcher.
+"""This machine as a place to run: the worker is a process of its own and outlives the launcher.
 
-Whether a worker lives is asked of a lock (flock) and not of a process number: the launcher takes the
-lock before the start and hands it down, so that there is no moment at which two could start, and
-the kernel lets go of it whatever way the worker dies.
+Whether a worker lives is asked of a lock (flock) and not of a process number: the launcher takes
+the lock before the start and hands it down, so that there is no moment at which two could start,
+and the kernel lets go of it whatever way the worker dies.
 """
 
 import fcntl

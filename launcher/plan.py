@@ -22,7 +22,7 @@ from recipes.rundir import STAGES, Stage
 TRIAL_SPREAD = (1.25, 1.6)
 """A whole stage beside a trial of some seconds: up to 1.25 times faster, 1.6 times slower.
 
-A few seconds see one moment of a shared machine; see benchmarks/plan_local.py for how often it holds.
+A few seconds see one moment of a machine that does other things too.
 """
 
 HISTORY_SPREAD = (1.15, 1.25)
@@ -71,8 +71,8 @@ class Offer(Part):
     """Of all nodes together [USD/h]."""
     source: str
     """Where the price is from."""
-    as_of: str
-    """When that price was seen (RFC 3339)."""
+    as_of: float | None
+    """When that price was seen [unix s]; `None` is unknown."""
 
 
 class Plan(Part):
@@ -87,6 +87,8 @@ class Plan(Part):
     """Hash of the work itself, budget and name aside: runs that share it take equally long."""
     units: dict[Stage, int]
     """How many units each stage has: answers, steps, answers."""
+    prompt_bytes: int | None = None
+    """Of all prompts together, each once; `None` where no teacher is asked."""
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
 
@@ -97,6 +99,14 @@ class Plan(Part):
     @property
     def hours(self) -> Quantiles:
         return sum((line.quantity for line in self.lines if line.unit == "h"), ZERO)
+
+    def usd_of(self, name: str) -> Quantiles:
+        """What the lines whose name begins so come to."""
+        return sum((line.usd for line in self.lines if line.name.startswith(name)), ZERO)
+
+    def unit_price(self, name: str) -> Decimal | None:
+        """Price of one unit of a line; `None` where the plan has no such line."""
+        return next((line.usd_per_unit for line in self.lines if line.name == name), None)
 
     @property
     def hash(self) -> str:
@@ -124,7 +134,7 @@ def work_key(recipe: Recipe, device: str) -> str:
 
 def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str) -> Plan:
     """Price the work by what a trial of some seconds measured on this machine."""
-    hours = {
+    hours: dict[str, Quantiles] = {
         stage: _stage_hours(trial.stages[stage]) for stage in STAGES if stage in trial.stages
     }
     assumptions = [
@@ -146,6 +156,7 @@ def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str)
         assumptions=tuple(assumptions),
         work=work,
         units={stage: speed.units for stage, speed in trial.stages.items()},
+        prompt_bytes=trial.prompt_bytes,
         checkpoint_s=checkpoint_interval_s(trial.checkpoint_s),
     )
 
@@ -160,10 +171,10 @@ def plan_from_history(
 
     Args:
         past: one map a run, line -> seconds; at least one.
-        like: the plan of one of them.
+        like: the plan by a trial: what none of the runs tells is taken from it.
     """
     faster, slower = HISTORY_SPREAD
-    hours = {}
+    hours = {line.name: line.quantity for line in like.lines}
     for name in ("boot", *STAGES):
         seen = [seconds[name] for seconds in past if seconds.get(name)]
         if seen:
@@ -237,7 +248,7 @@ def _lines(hours: Mapping[str, Quantiles], offer: Offer) -> tuple[CostLine, ...]
 
 
 def checkpoint_interval_s(checkpoint_s: float) -> float:
-    """Seconds between checkpoints on a machine nobody takes away: they cost 2 % of the time at most.
+    """Seconds between checkpoints on a machine nobody takes away: 2 % of the time at most.
 
     At least 5 s, at most 10 minutes. For spot machines Young/Daly's interval takes its place.
 
@@ -287,4 +298,3 @@ def _up(usd: Decimal) -> str:
 
 def _minutes(hours: Decimal) -> str:
     return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.1f} min"
-

@@ -1,4 +1,4 @@
-"""A recipe as written -> the same recipe with every path absolute, ready to lie in a run's folder."""
+"""A recipe as written -> the same with every path absolute, ready to lie in a run's folder."""
 
 from pathlib import Path
 from typing import Any

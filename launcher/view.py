@@ -1,4 +1,4 @@
-"""What a person sees of a run under way: stage, step, tokens/s, dollars against the budget, time left.
+"""What a person sees of a run under way: stage, tokens/s, dollars against the budget, time left.
 
 `Watched` folds events into the few facts that are shown; `Live` draws them over and over on a
 terminal, `Lines` prints a line now and then where there is none. Neither writes to stdout: that

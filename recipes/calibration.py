@@ -1,4 +1,4 @@
-"""What a short trial of a recipe on one machine measured: `python -m distill calibrate` prints it."""
+"""What a short trial of a recipe on one machine measured (`python -m distill calibrate`)."""
 
 from typing import Literal
 
@@ -35,6 +35,9 @@ class Calibration(Part):
 
     checkpoint_s: float = Field(ge=0)
     """To write one checkpoint [s]."""
+
+    prompt_bytes: int | None = None
+    """UTF-8 bytes of all rendered prompts together, each once; `None` where no teacher is asked."""
 
     stages: dict[Stage, StageSpeed]
     """Only stages that this recipe has."""

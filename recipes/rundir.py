@@ -408,6 +408,11 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
             yield line, offset
 
 
+def attempt_events(run: RunDir, attempt: int) -> list[AnyEvent]:
+    """What one start of the worker has said, in order."""
+    return [event for event, _ in read_events(run.events) if event.attempt == attempt]
+
+
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[AnyEvent, int]]:
     """Events from `offset`, each with the offset behind it, to go on from there.
 

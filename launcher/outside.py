@@ -1,0 +1,326 @@
+"""The world as the command line meets it: home, ledger, screen, clock, machine, git, MLflow.
+
+One object, made once a command and passed in, so that a test can pass another. Each part is made
+when it is first asked for: `still --help` touches none of them.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from launcher.local import LocalMachine, Machine
+from launcher.plan import Plan
+from launcher.run import House, drive, open_run, reopen
+from launcher.speeds import Trial, plan_here, run_trial
+from launcher.view import choose_view
+from recipes.errors import InvalidInputError, RefusedError
+from recipes.money import to_micro_usd
+from recipes.recipe import Recipe
+from recipes.rundir import read_lines
+from tracking.books import Books
+from tracking.entries import BudgetRaised, Git, StateChanged
+from tracking.home import Home, home, new_run_id
+from tracking.ledger import Ledger
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from tracking.compare import Comparison
+    from tracking.receipt import Receipt
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A recipe with its paths resolved, and its plan."""
+
+    recipe: Recipe
+    plan: Plan
+
+
+class Outside:
+    """The real world; each argument replaces one part of it.
+
+    Args:
+        environ: environment variables.
+        clock: seconds since 1970.
+        sleep: waits so many seconds.
+        machine: where workers run.
+        trial: measures how fast this machine does a recipe's work.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        machine: Machine | None = None,
+        trial: Trial | None = None,
+    ) -> None:
+        self.environ = environ
+        self.clock = clock
+        self.sleep = sleep
+        self._machine = machine
+        self._trial = trial
+
+    @cached_property
+    def home(self) -> Home:
+        return home(self.environ)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.home.ledger, self.clock)
+
+    @cached_property
+    def machine(self) -> Machine:
+        return self._machine or LocalMachine(self.home.path, self.environ)
+
+    @cached_property
+    def screen(self) -> "Console":
+        """Results: stdout."""
+        from rich.console import Console
+
+        return Console()
+
+    @cached_property
+    def progress(self) -> "Console":
+        """Everything that is no result: stderr."""
+        from rich.console import Console
+
+        return Console(stderr=True)
+
+    # ---- the screen
+
+    def print(self, what: "RenderableType") -> None:
+        self.screen.print(what)
+
+    def print_json(self, what: Any) -> None:
+        import json
+
+        sys.stdout.write(json.dumps(what, indent=2) + "\n")
+
+    def ask(self, question: str) -> None:
+        """Ask a person yes or no.
+
+        Raises:
+            RefusedError: the answer is no, or nobody is there to answer.
+        """
+        if not sys.stdin.isatty():
+            raise RefusedError(f"nobody is there to answer {question!r}. To start at once: --yes")
+        self.progress.print(f"{question} [y/N] ", end="")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise RefusedError("not started")
+
+    # ---- runs
+
+    def plan(self, recipe: Recipe, folder: Path) -> Planned:
+        """Resolve a recipe's paths and price it on this machine.
+
+        Raises:
+            InvalidInputError: a file it names is not there.
+            RefusedError: it asks for rented machines.
+        """
+        from launcher.resolve import resolve_paths
+        from launcher.teacher_price import with_teacher_api
+
+        if not recipe.hardware.local:
+            raise RefusedError(
+                f"{recipe.name} asks for rented machines ({recipe.hardware.nodes} x "
+                f"{recipe.hardware.accelerators}). To run it on this one: "
+                "`--local --usd-per-hour USD`"
+            )
+        resolved = resolve_paths(recipe, folder, self.home.path)
+        with self._busy("measuring how fast this machine is"):
+            plan = plan_here(
+                resolved, self.home, self.ledger.runs(), self._trial or run_trial(self.home)
+            )
+        return Planned(resolved, with_teacher_api(plan, resolved))
+
+    def open_run(self, planned: Planned) -> str:
+        run_id = new_run_id(planned.recipe.name, self.clock())
+        with self._house() as house:
+            open_run(house, run_id, planned.recipe, planned.plan, git_state())
+        return run_id
+
+    def drive(self, run_id: str, allow_remote_code: bool) -> None:
+        with self._house() as house:
+            drive(house, run_id, allow_remote_code=allow_remote_code)
+
+    def stop(self, run_id: str) -> None:
+        """Ask a run's worker to save and end.
+
+        Raises:
+            RefusedError: none is running.
+        """
+        run = self.home.run(run_id)
+        if not self.machine.is_alive(run):
+            raise RefusedError(f"no worker of {run_id} is running: there is nothing to stop")
+        self.machine.ask_to_save(run)
+
+    def raise_budget(self, run_id: str, usd: str) -> Books:
+        """Let a run spend more. One that stopped for want of money is open again.
+
+        Raises:
+            InvalidInputError: `usd` is not an amount above 0.
+        """
+        try:
+            amount = to_micro_usd(Decimal(usd))
+        except (InvalidOperation, ValueError):
+            amount = 0
+        if amount <= 0:
+            raise InvalidInputError(f"--raise {usd}: must be an amount in USD above 0")
+        self.ledger.append(run_id, BudgetRaised(micro_usd=amount))
+        run = self.home.run(run_id)
+        if run.done.exists() and self.ledger.books(run_id).state == "stopped":
+            reopen(run)
+            self.ledger.append(
+                run_id, StateChanged(state="interrupted", reason="the budget was raised")
+            )
+        return self.ledger.books(run_id)
+
+    def log_lines(self, run_id: str, follow: bool) -> Iterator[str]:
+        """The events of a run as they stand in its folder; with `follow` until it ends."""
+        run, offset = self.home.run(run_id), 0
+        while True:
+            over = not self.machine.is_alive(run)
+            for line, end in read_lines(run.events, offset):
+                offset = end
+                yield line.decode(errors="replace").rstrip("\n")
+            if over or not follow:
+                return
+            self.sleep(0.5)
+
+    # ---- results
+
+    def receipt(self, run_id: str) -> "Receipt":
+        from tracking.receipt import make_receipt
+
+        return make_receipt(self.ledger.books(run_id), self.home.run(run_id))
+
+    def compare(
+        self, runs: tuple[str, ...], experiment: str | None, everything: bool
+    ) -> "Comparison":
+        from tracking.compare import compare
+
+        chosen = (
+            [self.ledger.books(self.ledger.resolve(run)) for run in runs]
+            if runs
+            else _default_choice(self.ledger.runs(), experiment, everything)
+        )
+        if not chosen:
+            raise InvalidInputError(
+                f"no finished run of {experiment} yet" if experiment else "no finished run yet"
+            )
+        return compare([self.receipt(books.run_id) for books in chosen])
+
+    def sync(self, run_id: str | None) -> Iterator[str]:
+        """Bring MLflow up to date, for one run or all that need it; their ids as they are done."""
+        from tracking.mlflow_store import sync_run, unsynced
+
+        for one in [run_id] if run_id else unsynced(self.home):
+            with self._busy(f"writing {one} to MLflow"):
+                sync_run(self.home, one)
+            yield one
+
+    # ---- inside
+
+    @contextmanager
+    def _house(self) -> Iterator[House]:
+        with choose_view(self.progress) as view, counted_interrupts() as interrupts:
+            yield House(
+                home=self.home,
+                ledger=self.ledger,
+                machine=self.machine,
+                view=view,
+                tracker=self._start_tracker,
+                interrupts=interrupts,
+                clock=self.clock,
+                sleep=self.sleep,
+            )
+
+    @contextmanager
+    def _busy(self, what: str) -> Iterator[None]:
+        """Say what takes a while, for as long as it does."""
+        if self.progress.is_terminal and not self.progress.is_dumb_terminal:
+            with self.progress.status(what):
+                yield
+        else:
+            yield
+
+    def _start_tracker(self, run_id: str) -> None:
+        """Follow a run into MLflow, in a process of its own that cannot hold it up."""
+        try:
+            subprocess.Popen(
+                [sys.executable, "-m", "tracking.follow", str(self.home.path), run_id],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(self.environ),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self.progress.print(f"warning: MLflow is not written now ({error}); `still sync` does")
+
+
+@contextmanager
+def counted_interrupts() -> Iterator[Callable[[], int]]:
+    """Count Ctrl-C (and SIGTERM) instead of dying of it; gives a function that says how many."""
+    pressed = 0
+
+    def count(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed += 1
+
+    before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: pressed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def git_state() -> Git:
+    """Commit and difference of the repository we stand in; unknown where there is none."""
+    commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    if commit is None or diff is None:
+        return Git()
+    return Git(
+        commit=commit.strip(),
+        dirty=bool(diff),
+        diff_sha256=hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+    )
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, check=False, timeout=10, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _default_choice(runs: list[Books], experiment: str | None, everything: bool) -> list[Books]:
+    """The newest finished run of each recipe, or all finished ones; newest first."""
+    finished = [
+        books
+        for books in runs
+        if books.state in ("done", "stopped") and experiment in (None, books.recipe_name)
+    ]
+    if everything:
+        return finished
+    newest: dict[str, Books] = {}
+    for books in finished:
+        newest.setdefault(books.recipe_name, books)
+    return list(newest.values())

@@ -6,11 +6,14 @@ one place only: a command-line flag changes a field of the recipe.
 """
 
 import re
+import warnings
+from collections.abc import Iterator
 from decimal import Decimal
 from string import Formatter
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 HOME_VARIABLE = "$STILLHOUSE_HOME"
 """The one variable a path in a recipe may begin with. The launcher replaces it."""
@@ -19,14 +22,42 @@ HOME_VARIABLE = "$STILLHOUSE_HOME"
 class Part(BaseModel):
     """A piece of a recipe: immutable, and a misspelt key is an error."""
 
+    # No use_attribute_docstrings: reading them at import took longer than all the rest together.
+    # recipes.schema reads them where they are shown.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
+        defer_build=True,
         allow_inf_nan=False,
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+class BrokenRule(NamedTuple):
+    """Fields of one part, or of parts below it, that do not go together."""
+
+    fields: tuple[str, ...]
+    """All that the rule looks at, as dotted paths; the first is where a person should look."""
+
+    message: str
+    """What would be right; follows the name of the first field."""
+
+
+class RuledPart(Part):
+    """A part whose fields depend on each other."""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        """Every rule that this part breaks."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _keeps_its_rules(self) -> Self:
+        broken = tuple(self.broken_rules())
+        if broken:
+            message = "; ".join(f"{rule.fields[0]}: {rule.message}" for rule in broken)
+            raise PydanticCustomError("rules", "{message}", {"message": message, "rules": broken})
+        return self
 
 
 def template_columns(template: str) -> tuple[str, ...]:
@@ -57,21 +88,39 @@ def _check_template(template: str) -> str:
 
 def _check_pattern(pattern: str) -> str:
     try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # "possible nested set": ambiguous, so not accepted
+            groups = re.compile(pattern).groups
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         raise ValueError(f"is not a regular expression: {error}") from error
     if groups != 1:
         raise ValueError(f"must have exactly one group (...), has {groups}")
     return pattern
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-"""Lower-case letters, digits and dashes, 40 at most: it also names clusters and experiments."""
+def _in_words(must_be: str) -> dict[str, JsonValue]:
+    """What a pattern asks for, as people say it; editors show it too."""
+    return {"patternErrorMessage": f"must be {must_be}"}
 
-Template = Annotated[str, Field(min_length=1), AfterValidator(_check_template)]
+
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        examples=["my-student"],
+        json_schema_extra=_in_words("lower-case letters, digits and dashes, 40 at most"),
+    ),
+]
+"""Also names clusters and experiments, hence the narrow alphabet."""
+
+Template = Annotated[
+    str, Field(min_length=1, examples=["{problem}"]), AfterValidator(_check_template)
+]
 """Text with `{column}` where a column's value goes; `{{` and `}}` are plain braces."""
 
-ModelRef = Annotated[str, Field(min_length=1, max_length=500)]
+ModelRef = Annotated[
+    str, Field(min_length=1, max_length=500, examples=["Qwen/Qwen2.5-0.5B-Instruct"])
+]
 """A hub id (`owner/name`), or a folder: begins with `/`, `.`, `~/` or `$STILLHOUSE_HOME/`."""
 
 PositiveUsd = Annotated[Decimal, Field(gt=0, le=10_000_000)]
@@ -81,7 +130,7 @@ UsdPrice = Annotated[Decimal, Field(ge=0, le=1_000_000)]
 # ---- teacher ---------------------------------------------------------------------------------
 
 
-class Sampling(Part):
+class Sampling(RuledPart):
     """How the teacher writes."""
 
     temperature: float = Field(default=0.0, ge=0, le=5)
@@ -102,11 +151,13 @@ class Sampling(Part):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Same seed, same answers, on the same hardware."""
 
-    @model_validator(mode="after")
-    def _several_answers_must_differ(self) -> Self:
-        if self.samples_per_prompt > 1 and self.temperature == 0:
-            raise ValueError("samples_per_prompt above 1 needs a temperature above 0")
-        return self
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if self.temperature == 0:
+            wish = "needs a temperature above 0"
+            if self.samples_per_prompt > 1:
+                yield BrokenRule(("samples_per_prompt", "temperature"), f"above 1 {wish}")
+            if self.top_p < 1:
+                yield BrokenRule(("top_p", "temperature"), f"below 1 {wish}")
 
 
 class NoTeacher(Part):
@@ -140,13 +191,23 @@ class ApiTeacher(Part):
 
     kind: Literal["api"] = "api"
 
-    base_url: str = Field(pattern=r"^https?://[^\s@]+$")
+    base_url: str = Field(
+        pattern=r"^https?://[^\s@]+$",
+        examples=["https://api.openai.com/v1"],
+        json_schema_extra=_in_words("a URL that begins with http:// or https://, no user in it"),
+    )
     """For example `https://api.openai.com/v1`. Without a user name or key in it."""
 
-    model: str = Field(min_length=1, max_length=200)
+    model: str = Field(min_length=1, max_length=200, examples=["gpt-4o-mini"])
     """The model's name, as that endpoint knows it."""
 
-    api_key_env: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Z][A-Z0-9_]{0,99}$")
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^[A-Z][A-Z0-9_]{0,99}$",
+        json_schema_extra=_in_words(
+            "the name of an environment variable, in capitals, and never the key itself"
+        ),
+    )
     """Environment variable that holds the key. The key itself never stands in a recipe."""
 
     usd_per_million_input_tokens: UsdPrice | None = None
@@ -166,7 +227,7 @@ class DatasetTeacher(Part):
 
     kind: Literal["dataset"] = "dataset"
 
-    model: str = Field(min_length=1, max_length=200)
+    model: str = Field(min_length=1, max_length=200, examples=["DeepSeek-R1"])
     """Who wrote them. For the record only; nothing is loaded."""
 
 
@@ -193,39 +254,40 @@ class PretrainedStudent(Part):
     """Run code that comes with the model. Also needs `--trust-remote-code` on the command line."""
 
 
-class NewStudent(Part):
+class NewStudent(RuledPart):
     """A small Qwen3 model with random weights and one token a character."""
 
     kind: Literal["new"] = "new"
 
-    characters: str = Field(min_length=1, max_length=500)
+    characters: str = Field(min_length=1, max_length=500, examples=["0123456789+="])
     """The vocabulary: each character once. End of text and padding are added."""
 
-    layers: int = Field(ge=1, le=200)
+    layers: int = Field(ge=1, le=200, examples=[2])
     """Transformer blocks."""
 
-    hidden_size: int = Field(ge=8, le=65536)
-    """Width. A multiple of `heads`."""
+    hidden_size: int = Field(ge=8, le=65536, examples=[64])
+    """Width. An even multiple of `heads`."""
 
-    heads: int = Field(ge=1, le=512)
+    heads: int = Field(ge=1, le=512, examples=[2])
     """Attention heads."""
 
-    intermediate_size: int = Field(ge=8, le=262_144)
+    intermediate_size: int = Field(ge=8, le=262_144, examples=[256])
     """Width of the feed-forward layers."""
 
     context_tokens: int = Field(default=128, ge=8, le=1_000_000)
     """Longest text [tokens]."""
 
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> Self:
+    def broken_rules(self) -> Iterator[BrokenRule]:
         if self.hidden_size % (2 * self.heads):
-            raise ValueError(
-                f"hidden_size must be an even multiple of heads, is {self.hidden_size} "
-                f"with {self.heads} heads"
+            yield BrokenRule(
+                ("hidden_size", "heads"),
+                f"must be an even multiple of heads, is {self.hidden_size} with {self.heads} heads",
             )
-        if len(set(self.characters)) != len(self.characters):
-            raise ValueError("characters must hold each character once")
-        return self
+        twice = sorted({c for c in self.characters if self.characters.count(c) > 1})
+        if twice:
+            yield BrokenRule(
+                ("characters",), f"must hold each character once, holds {twice[0]!r} more often"
+            )
 
 
 Student = Annotated[PretrainedStudent | NewStudent, Field(discriminator="kind")]
@@ -259,7 +321,7 @@ class Source(Part):
     completion: Template | None = None
     """What is answered: labels or traces already written. Left out where a teacher writes it."""
 
-    rows: int | None = Field(default=None, ge=1)
+    rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Take so many rows from the start; all where left out."""
 
 
@@ -268,7 +330,7 @@ class JsonlData(Source):
 
     kind: Literal["jsonl"] = "jsonl"
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, examples=["prompts.jsonl"])
     """The file; relative to the recipe's folder."""
 
 
@@ -277,7 +339,7 @@ class ParquetData(Source):
 
     kind: Literal["parquet"] = "parquet"
 
-    path: str = Field(min_length=1)
+    path: str = Field(min_length=1, examples=["prompts.parquet"])
     """The file; relative to the recipe's folder."""
 
 
@@ -286,16 +348,21 @@ class HubData(Source):
 
     kind: Literal["hub"] = "hub"
 
-    dataset: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    dataset: str = Field(
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        examples=["nlile/hendrycks-MATH-benchmark"],
+        json_schema_extra=_in_words("owner/name"),
+    )
     """`owner/name`."""
 
-    revision: str = Field(min_length=1)
+    revision: str = Field(min_length=1, examples=["b2d17b56c4299a255acb1d4bc14ce920eb15f4fc"])
     """Commit or tag. Without one the same recipe would be another experiment tomorrow."""
 
     config: str | None = None
     """Name of the configuration, where the dataset has several."""
 
     split: str = "train"
+    """Name of the split."""
 
 
 class GeneratedData(Source):
@@ -312,10 +379,11 @@ class GeneratedData(Source):
     part: Literal["train", "held_out"] = "train"
     """No problem is in both: a tenth of all are held out, by a hash of the problem."""
 
-    rows: int = Field(ge=1, le=10_000_000)
+    rows: int = Field(ge=1, le=10_000_000, examples=[2000])
     """How many."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
+    """Which problems, and their order."""
 
 
 Data = Annotated[JsonlData | ParquetData | HubData | GeneratedData, Field(discriminator="kind")]
@@ -324,7 +392,10 @@ Data = Annotated[JsonlData | ParquetData | HubData | GeneratedData, Field(discri
 # ---- training --------------------------------------------------------------------------------
 
 
-class Training(Part):
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Training(RuledPart):
     """AdamW, cosine with warm-up, loss on completion tokens only."""
 
     epochs: float | None = Field(default=None, gt=0, le=10_000)
@@ -333,10 +404,10 @@ class Training(Part):
     steps: int | None = Field(default=None, ge=1, le=100_000_000)
     """Optimiser steps. Give this or `epochs`."""
 
-    batch_size: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(ge=1, le=1_000_000, examples=[16])
     """Samples a step, over all GPUs."""
 
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
     """Samples in one forward pass on one GPU; the rest is accumulated. Left out: `batch_size`."""
 
     max_tokens: int = Field(default=4096, ge=8, le=10_000_000)
@@ -345,7 +416,7 @@ class Training(Part):
     too_long: Literal["error", "drop"] = "error"
     """What to do with a sample above `max_tokens` or the student's context."""
 
-    learning_rate: float = Field(gt=0, le=10)
+    learning_rate: float = Field(gt=0, le=10, examples=[1e-5])
     """At the end of the warm-up."""
 
     final_learning_rate_share: float = Field(default=0.0, ge=0, le=1)
@@ -355,10 +426,12 @@ class Training(Part):
     """Share of the steps with a rising learning rate."""
 
     weight_decay: float = Field(default=0.0, ge=0, le=10)
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's two decay rates, each at least 0 and below 1."""
+    """AdamW's pull towards 0, on matrices only."""
 
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's two decay rates."""
+
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1_000_000)
     """Gradients are scaled down to this norm."""
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -367,7 +440,7 @@ class Training(Part):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: about a third more work, far less memory."""
 
-    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    checkpoint_every_steps: int | None = Field(default=None, ge=1, le=100_000_000)
     """Left out: as often as the chance of an interruption asks for."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -376,39 +449,35 @@ class Training(Part):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads. Left out: as PyTorch chooses."""
 
-    @model_validator(mode="after")
-    def _length_is_said_once(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps")
-        return self
-
-    @model_validator(mode="after")
-    def _values_make_sense(self) -> Self:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must each be at least 0 and below 1, are {self.betas}")
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        if self.epochs is None and self.steps is None:
+            yield BrokenRule(("epochs", "steps"), "is missing: give either epochs or steps")
+        if self.epochs is not None and self.steps is not None:
+            yield BrokenRule(("steps", "epochs"), "give either epochs or steps, not both")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of "
-                f"micro_batch_size ({self.micro_batch_size})"
+            yield BrokenRule(
+                ("micro_batch_size", "batch_size"),
+                f"must divide batch_size ({self.batch_size}), is {self.micro_batch_size}",
             )
-        return self
 
 
 # ---- evaluation ------------------------------------------------------------------------------
 
 
-class ExactMatch(Part):
+class ExactMatch(RuledPart):
     """Share of answers that equal the reference, spaces at the ends aside."""
 
     kind: Literal["exact_match"] = "exact_match"
 
-    task: Name
+    task: Name = Field(examples=["math"])
     """Names the score."""
 
     data: Data
     """`prompt` is asked; `completion` is the reference."""
 
-    answer_pattern: Annotated[str, AfterValidator(_check_pattern)] | None = None
+    answer_pattern: (
+        Annotated[str, Field(max_length=1000), AfterValidator(_check_pattern)] | None
+    ) = None
     """Regular expression with one group: the last match in what the student wrote is its answer."""
 
     max_new_tokens: int = Field(default=1024, ge=1, le=1_000_000)
@@ -417,11 +486,11 @@ class ExactMatch(Part):
     batch_size: int = Field(default=64, ge=1, le=100_000)
     """Problems answered at the same time."""
 
-    @model_validator(mode="after")
-    def _there_is_a_reference(self) -> Self:
+    def broken_rules(self) -> Iterator[BrokenRule]:
         if self.data.completion is None:
-            raise ValueError("data.completion is missing: it is the reference to compare with")
-        return self
+            yield BrokenRule(
+                ("data.completion",), "is missing: it is the reference to compare with"
+            )
 
 
 Task = ExactMatch
@@ -431,7 +500,7 @@ Task = ExactMatch
 # ---- hardware and budget ---------------------------------------------------------------------
 
 
-class Hardware(Part):
+class Hardware(RuledPart):
     """Wishes. Which machine it becomes is the launcher's to choose."""
 
     local: bool = False
@@ -440,7 +509,11 @@ class Hardware(Part):
     usd_per_hour: UsdPrice | None = None
     """What an hour of this machine costs [USD/h]. Only with `local`, and needed there."""
 
-    accelerators: str = Field(default="any", pattern=r"^(any|[A-Za-z0-9.-]+(:[1-9][0-9]{0,2})?)$")
+    accelerators: str = Field(
+        default="any",
+        pattern=r"^(any|[A-Za-z0-9.-]+(:[1-9][0-9]{0,2})?)$",
+        json_schema_extra=_in_words("`any`, or a GPU's name and a count such as H100:8"),
+    )
     """GPUs of one node: `any`, or a name and a count such as `H100:8`."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
@@ -449,19 +522,20 @@ class Hardware(Part):
     spot: bool = True
     """Machines that may be taken away are allowed; they cost a third to a half."""
 
-    @model_validator(mode="after")
-    def _local_has_a_price(self) -> Self:
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        price = ("usd_per_hour", "local")
         if self.local and self.usd_per_hour is None:
-            raise ValueError("usd_per_hour is missing: what an hour of this machine costs")
+            yield BrokenRule(price, "is missing: what an hour of this machine costs")
         if not self.local and self.usd_per_hour is not None:
-            raise ValueError("usd_per_hour is for local: true; rented machines have offers")
-        return self
+            yield BrokenRule(price, "is only for local: true; rented machines have offers")
+        if self.local and self.nodes > 1:
+            yield BrokenRule(("nodes", "local"), f"must be 1 with local: true, is {self.nodes}")
 
 
 class Budget(Part):
     """What may be spent. Never passed."""
 
-    usd: PositiveUsd
+    usd: PositiveUsd = Field(examples=[5])
     """Everything together: teacher, GPUs, evaluation, storage [USD]."""
 
     hours: Decimal | None = Field(default=None, gt=0, le=100_000)
@@ -471,7 +545,7 @@ class Budget(Part):
 # ---- the whole -------------------------------------------------------------------------------
 
 
-class Recipe(Part):
+class Recipe(RuledPart):
     """A distillation, ready to be planned."""
 
     name: Name
@@ -481,32 +555,42 @@ class Recipe(Part):
     """A sentence for people."""
 
     teacher: Teacher
+    """Who writes what the student learns."""
+
     student: Student
+    """Who learns."""
+
     method: Method = FromText()
+    """How the student learns from the teacher."""
+
     data: Data
+    """What is asked, and what is learnt where no teacher writes."""
+
     training: Training
+    """How the student is trained."""
+
     evaluation: tuple[Task, ...] = ()
     """Tasks that the finished student is scored on."""
 
     hardware: Hardware = Hardware()
-    budget: Budget
+    """What it may run on."""
 
-    @model_validator(mode="after")
-    def _somebody_writes_the_completions(self) -> Self:
+    budget: Budget
+    """What it may cost."""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        completion = ("data.completion", "teacher.kind")
         writes = self.teacher.kind in ("model", "api")
         if not writes and self.data.completion is None:
-            raise ValueError(
-                f"data.completion is missing: with teacher.kind {self.teacher.kind} "
-                "the text to learn comes from the data"
+            yield BrokenRule(
+                completion,
+                f"is missing: with teacher.kind {self.teacher.kind} the text to learn comes from "
+                "the data",
             )
         if writes and self.data.completion is not None:
-            raise ValueError("data.completion must be left out: the teacher writes the completions")
-        return self
-
-    @model_validator(mode="after")
-    def _task_names_differ(self) -> Self:
+            yield BrokenRule(completion, "must be left out: the teacher writes the completions")
         names = [task.task for task in self.evaluation]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"evaluation names {', '.join(twice)} more than once")
-        return self
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                field = f"evaluation.{number}.task"
+                yield BrokenRule((field, "evaluation"), f"must differ from the others, is {name}")

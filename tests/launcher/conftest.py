@@ -1,0 +1,236 @@
+"""A house without a real machine: the clock is ours, and the worker does what a test says."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from launcher.plan import Offer, Plan, plan_from_trial
+from launcher.run import House
+from launcher.view import Watched
+from recipes.calibration import Calibration, StageSpeed
+from recipes.errors import RefusedError
+from recipes.recipe import Recipe
+from recipes.rundir import (
+    CheckpointSaved,
+    Done,
+    EventLog,
+    Limits,
+    RunDir,
+    StageDone,
+    StageStarted,
+    WorkerEnded,
+    WorkerStarted,
+    read_model,
+    write_model,
+)
+from tracking.home import home
+from tracking.ledger import Ledger
+
+RECIPE = {
+    "name": "tiny",
+    "teacher": {"kind": "none"},
+    "student": {
+        "kind": "new",
+        "characters": "0123456789+=",
+        "layers": 1,
+        "hidden_size": 8,
+        "heads": 1,
+        "intermediate_size": 8,
+    },
+    "data": {
+        "kind": "generated",
+        "rows": 10,
+        "prompt": "{question}",
+        "completion": "{answer}",
+    },
+    "training": {"steps": 100, "batch_size": 2, "learning_rate": 0.001},
+    "hardware": {"local": True, "usd_per_hour": "3.60"},
+    "budget": {"usd": "1.00"},
+}
+
+TRIAL = Calibration(
+    device="cpu",
+    boot_s=5.0,
+    checkpoint_s=0.2,
+    stages={
+        "train": StageSpeed(
+            units=100, unit="steps", fixed_s=1.0, seconds_per_unit=(0.09, 0.1, 0.11)
+        )
+    },
+)
+
+
+class Clock:
+    """Time passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        self.on_sleep: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.on_sleep()
+
+
+class Worker:
+    """What a worker does, a step each time the launcher sleeps."""
+
+    def __init__(self, run: RunDir, clock: Clock) -> None:
+        self.run = run
+        self.clock = clock
+        self.limits = read_model(run.limits, Limits)
+
+    def say(self, kind: type, **fields: object) -> None:
+        log = EventLog(self.run.events, self.limits.attempt)
+        log.write(kind(t=self.clock(), attempt=self.limits.attempt, **fields))
+        log.close()
+
+    def boot(self) -> None:
+        self.say(WorkerStarted, pid=1, device="cpu")
+
+    def train(self, seconds: float) -> None:
+        self.say(StageStarted, stage="train")
+        self.clock.now += seconds
+        self.say(CheckpointSaved, step=50, size_bytes=1, seconds=0.1)
+
+    def finish(self) -> None:
+        self.say(StageDone, stage="train")
+        done = Done(status="done", steps=100, of_steps=100, finished_at=self.clock())
+        write_model(self.run.done, done)
+        self.say(WorkerEnded, status="done")
+
+
+Script = Callable[[Worker], Iterator[None]]
+
+
+def whole_run(worker: Worker) -> Iterator[None]:
+    """A worker without any trouble: 10 s of training."""
+    worker.boot()
+    yield
+    worker.train(10.0)
+    yield
+    worker.finish()
+
+
+class ScriptedMachine:
+    """Runs one script a start; dead when it is over."""
+
+    def __init__(self, clock: Clock, *scripts: Script) -> None:
+        self.clock = clock
+        self.scripts = list(scripts) or [whole_run]
+        self.starts: list[Limits] = []
+        self.saves = 0
+        self.kills = 0
+        self._running: Iterator[None] | None = None
+        clock.on_sleep = self._tick
+
+    def start(self, run: RunDir) -> None:
+        if self._running is not None:
+            raise RefusedError("a worker is already running")
+        worker = Worker(run, self.clock)
+        self.starts.append(worker.limits)
+        self._running = self.scripts.pop(0)(worker)
+        self._tick()
+
+    def _tick(self) -> None:
+        if self._running is not None:
+            try:
+                next(self._running)
+            except StopIteration:
+                self._running = None
+
+    def is_alive(self, run: RunDir) -> bool:
+        return self._running is not None
+
+    def ask_to_save(self, run: RunDir) -> None:
+        self.saves += 1
+
+    def kill(self, run: RunDir) -> None:
+        self.kills += 1
+        self._running = None
+
+
+class SilentView:
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.shown: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def show(self, watched: Watched, now: float) -> None:
+        self.shown.append(watched.line(now))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe.model_validate(RECIPE)
+
+
+@pytest.fixture
+def trial() -> Calibration:
+    return TRIAL
+
+
+@pytest.fixture
+def plan(recipe: Recipe) -> Plan:
+    assert recipe.hardware.usd_per_hour is not None
+    offer = Offer(
+        name="this machine",
+        usd_per_hour=Decimal(recipe.hardware.usd_per_hour),
+        source="recipe",
+        as_of=None,
+    )
+    return plan_from_trial(recipe, offer, TRIAL, "work")
+
+
+@pytest.fixture
+def machine(clock: Clock) -> ScriptedMachine:
+    return ScriptedMachine(clock)
+
+
+@pytest.fixture
+def view() -> SilentView:
+    return SilentView()
+
+
+@pytest.fixture
+def house(
+    own_home: Path, clock: Clock, machine: ScriptedMachine, view: SilentView
+) -> Iterator[House]:
+    place = home({"STILLHOUSE_HOME": str(own_home)})
+    with Ledger(place.ledger, clock) as ledger:
+        yield House(
+            home=place,
+            ledger=ledger,
+            machine=machine,
+            view=view,
+            tracker=lambda run_id: None,
+            clock=clock,
+            sleep=clock.sleep,
+        )

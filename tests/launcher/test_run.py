@@ -1,0 +1,303 @@
+"""A run, from its first entry in the ledger to its last."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.local import Follower
+from launcher.plan import Plan
+from launcher.run import House, drive, open_run, reopen
+from recipes.errors import InterruptedRunError, RefusedError, StillhouseError, StoppedError
+from recipes.recipe import Recipe
+from recipes.rundir import Done, Failed, WorkerEnded, write_model
+from tracking.entries import AttemptEnded, BudgetRaised, Git
+
+# The worker and the machine are of conftest; tests see them only through their fixtures.
+Worker = Any
+ScriptedMachine = Any
+
+USD_PER_S = 1000
+"""The recipe's machine costs $3.60 an hour: so many micro-dollars a second."""
+
+
+@pytest.fixture
+def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
+    open_run(house, "tiny-1", recipe, plan, Git())
+    return "tiny-1"
+
+
+def dies_in_training(worker: Worker) -> Iterator[None]:
+    worker.boot()
+    yield
+    worker.train(10.0)
+    yield
+
+
+def test_a_run_is_in_the_ledger_before_its_worker_starts(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    seen: list[tuple[str, int]] = []
+    start = machine.start
+
+    def spying_start(run: Any) -> None:
+        books = house.ledger.books(run_id)
+        seen.append((books.state, books.reserved_micro_usd))
+        start(run)
+
+    machine.start = spying_start
+    drive(house, run_id)
+
+    assert seen == [("running", 1_000_000)]
+
+
+def test_a_finished_run_has_its_seconds_settled_and_nothing_left_reserved(
+    house: House, run_id: str
+) -> None:
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    (attempt,) = books.attempts
+    assert attempt.ended_at is not None
+    paid_s = attempt.ended_at - attempt.started_at
+    assert books.state == "done"
+    assert books.reserved_micro_usd == 0
+    assert books.spent_micro_usd == pytest.approx(paid_s * USD_PER_S, abs=1)
+    assert books.lines["train"] == pytest.approx(10_000, rel=0.05)
+
+
+def test_limits_give_the_worker_what_is_left_of_the_budget(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.scripts = [dies_in_training, *machine.scripts]
+    with pytest.raises(StillhouseError, match="without a word"):
+        drive(house, run_id)
+    spent = house.ledger.books(run_id).spent_micro_usd
+
+    drive(house, run_id)
+
+    assert [limits.attempt for limits in machine.starts] == [1, 2]
+    assert int(machine.starts[1].machine_usd * 1_000_000) == 1_000_000 - spent
+
+
+def test_work_after_the_last_checkpoint_of_a_killed_worker_is_lost(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def dies_late(worker: Worker) -> Iterator[None]:
+        yield from dies_in_training(worker)
+        clock.now += 7.0
+
+    machine.scripts = [dies_late]
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert house.ledger.books(run_id).lines["lost"] == pytest.approx(7_000, rel=0.1)
+
+
+def test_a_launcher_killed_while_the_worker_goes_on_is_taken_over(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(seconds: float) -> None:
+        raise KilledError
+
+    patient, house.sleep = house.sleep, killed
+    with pytest.raises(KilledError):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).open_attempt is not None
+    house.sleep = patient
+
+    drive(house, run_id)
+
+    assert len(machine.starts) == 1
+    assert house.ledger.books(run_id).state == "done"
+
+
+def test_a_run_whose_worker_died_unseen_costs_until_its_last_sign_of_life(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def finishes_at_once(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(10.0)
+        worker.finish()
+        yield from ()
+
+    machine.scripts = [finishes_at_once]
+    close, house.ledger.settle = house.ledger.settle, _dies  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        drive(house, run_id)
+    house.ledger.settle = close  # type: ignore[method-assign]
+    clock.now += 86_400.0
+
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "done"
+    assert books.spent_micro_usd == pytest.approx(10.0 * USD_PER_S, rel=0.01)
+
+
+def _dies(*_: object) -> None:
+    raise SystemExit(1)
+
+
+def test_books_settled_but_not_closed_by_a_killed_launcher_are_settled_once(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    append = house.ledger.append
+
+    def dies_before_the_end(run: str, *entries: Any) -> None:
+        if any(isinstance(entry, AttemptEnded) for entry in entries):
+            raise SystemExit(1)
+        append(run, *entries)
+
+    house.ledger.append = dies_before_the_end  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        drive(house, run_id)
+    spent = house.ledger.books(run_id).spent_micro_usd
+    house.ledger.append = append  # type: ignore[method-assign]
+
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).spent_micro_usd == spent
+    assert len(machine.starts) == 1
+
+
+def test_a_run_that_is_done_is_not_started_again(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    drive(house, run_id)
+    spent = house.ledger.books(run_id).spent_micro_usd
+
+    drive(house, run_id)
+
+    assert len(machine.starts) == 1
+    assert house.ledger.books(run_id).spent_micro_usd == spent
+
+
+def test_a_run_stopped_at_its_budget_says_how_far_it_came_and_goes_on_when_it_is_raised(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def stops(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(990.0)
+        done = Done(status="stopped", reason="budget", steps=50, of_steps=100, finished_at=1.0)
+        write_model(worker.run.done, done)
+        worker.say(WorkerEnded, status="stopped")
+        yield
+
+    machine.scripts = [stops, *machine.scripts]
+    with pytest.raises(StoppedError, match="after 50 of 100 steps; the student"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "stopped"
+
+    house.ledger.append(run_id, BudgetRaised(micro_usd=500_000))
+    reopen(house.home.run(run_id))
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).state == "done"
+    assert machine.starts[1].machine_usd > 0
+
+
+def test_a_run_without_money_left_is_refused_with_the_way_out(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def burns_everything(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(1000.0)
+        yield
+
+    machine.scripts = [burns_everything]
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    with pytest.raises(RefusedError, match="still budget tiny-1 --raise"):
+        drive(house, run_id)
+    assert len(machine.starts) == 1
+
+
+def test_hours_used_by_earlier_attempts_are_not_given_again(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine
+) -> None:
+    budget = {**recipe.budget.model_dump(), "hours": "1"}
+    timed = Recipe.model_validate({**recipe.model_dump(), "budget": budget})
+    open_run(house, "timed-1", timed, plan, Git())
+    machine.scripts = [dies_in_training, *machine.scripts]
+    with pytest.raises(StillhouseError):
+        drive(house, "timed-1")
+
+    drive(house, "timed-1")
+
+    first, second = (limits.seconds for limits in machine.starts)
+    assert first == 3600.0
+    assert second is not None
+    assert 3580.0 < second < 3590.0
+
+
+def test_ctrl_c_asks_the_worker_to_save_and_a_second_one_ends_it(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def deaf(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        while True:
+            yield
+
+    machine.scripts = [deaf]
+    presses = iter([0, 1, 1, 2])
+    house.interrupts = lambda: next(presses)
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert (machine.saves, machine.kills) == (1, 1)
+
+
+def test_an_interrupted_worker_leaves_a_run_that_can_be_resumed(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def saves(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(1.0)
+        worker.say(WorkerEnded, status="interrupted")
+        yield
+
+    machine.scripts = [saves, *machine.scripts]
+    with pytest.raises(InterruptedRunError, match="still resume tiny-1"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "interrupted"
+
+    drive(house, run_id)
+    assert house.ledger.books(run_id).state == "done"
+
+
+def test_a_worker_that_fails_passes_on_what_happened_and_what_to_change(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def fails(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.say(Failed, code="nan", message="the loss is not a number", remedy="Lower the rate")
+        worker.say(WorkerEnded, status="failed")
+        yield
+
+    machine.scripts = [fails]
+
+    with pytest.raises(StillhouseError, match=r"not a number\. Lower the rate"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "failed"
+
+
+def test_two_processes_do_not_drive_one_run(house: House, run_id: str) -> None:
+    with (
+        Follower(house.home.run(run_id)),
+        pytest.raises(RefusedError, match="another process follows tiny-1"),
+    ):
+        drive(house, run_id)
+
+
+def test_a_run_folder_is_closed_to_others(house: House, run_id: str) -> None:
+    folder: Path = house.home.run(run_id).path
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())

@@ -1,0 +1,102 @@
+"""Answers of earlier runs, found again by who was asked what, and how.
+
+    $STILLHOUSE_HOME/cache/traces/<teacher and sampling>/<content>.jsonl
+
+Files are written whole, renamed into place and never changed, so that any number of processes can
+use the cache at once, and a kill leaves nothing torn. A line that cannot be read is no answer; a
+disk that cannot be written is a warning: the cache saves money, and must never cost a run.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recipes.recipe import ApiTeacher, ModelTeacher, Sampling
+from recipes.rundir import Trace, read_lines, write_atomically
+
+
+def teacher_identity(teacher: ModelTeacher | ApiTeacher) -> str | None:
+    """What tells a teacher from every other; `None` where it may change under the same name.
+
+    Weights in a folder count by their content, so that a retrained teacher is another one; weights
+    on the hub by id and revision, and without a revision not at all; an endpoint by its address
+    and the model's name there.
+    """
+    if isinstance(teacher, ApiTeacher):
+        return _digest({"base_url": teacher.base_url.rstrip("/"), "model": teacher.model})
+    folder = Path(teacher.model).expanduser()
+    if folder.is_dir():
+        return _digest({"folder": fingerprint(folder), "dtype": teacher.dtype})
+    if teacher.revision is None:
+        return None
+    return _digest({"hub": teacher.model, "at": teacher.revision, "dtype": teacher.dtype})
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of the names and contents of all files below a folder (about 1 GB a second)."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return _digest({str(path.relative_to(folder)): _file_digest(path) for path in files})
+
+
+def answer_key(
+    identity: str, system: str | None, prompt: str, sampling: Sampling, sample: int
+) -> str:
+    """What an answer is found by. Only what can change the answer counts.
+
+    Args:
+        sample: which of several answers to the same prompt.
+    """
+    asked = {
+        "teacher": identity,
+        "system": system,
+        "prompt": prompt,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
+    if sampling.temperature > 0:
+        chance = sampling.model_dump(include={"temperature", "top_p", "seed"})
+        asked |= {**chance, "sample": sample}
+    return _digest(asked)
+
+
+class TraceCache:
+    """The answers of one teacher with one way of sampling."""
+
+    def __init__(self, home: Path, identity: str, sampling: Sampling) -> None:
+        kind = _digest({"teacher": identity, "sampling": sampling.model_dump()})
+        self._folder = home / "cache" / "traces" / kind[:32]
+
+    def find(self, keys: Iterable[str]) -> dict[str, Trace]:
+        """Those of the wanted answers that are there."""
+        wanted, found = set(keys), {}
+        for path in sorted(self._folder.glob("*.jsonl")):
+            for line, _ in read_lines(path):
+                try:
+                    trace = Trace.model_validate_json(line)
+                except ValidationError:
+                    continue
+                if trace.key in wanted:
+                    found[trace.key] = trace
+        return found
+
+    def add(self, traces: Iterable[Trace]) -> None:
+        """Keep answers for later runs.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        lines = b"".join(trace.model_dump_json().encode() + b"\n" for trace in traces)
+        if lines:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(self._folder / f"{hashlib.sha256(lines).hexdigest()}.jsonl", lines)
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(value: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -68,6 +68,12 @@ class Attempt:
     offer: dict[str, Any]
     reservation: str | None
 
+    @property
+    def offer_name(self) -> str | None:
+        """What was rented, for people; `None` is unknown."""
+        name = self.offer.get("name")
+        return None if name is None else str(name)
+
 
 @dataclass(frozen=True)
 class Reservation:

@@ -7,13 +7,11 @@ synced to disk before it returns, so a crash leaves either all of it or nothing;
 processes may read and write at the same time.
 """
 
-import os
-import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -21,46 +19,14 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from recipes.errors import InvalidInputError, RefusedError, StillhouseError
+from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import format_usd, from_micro_usd
-from recipes.rundir import sync_folder
 from tracking.books import Books, Recorded, fold
+from tracking.database import LedgerError, open_database
 from tracking.entries import ENTRIES, Entry, Extended, Line, Opened, Reserved, Settled
-
-SCHEMA_VERSION = 1
-"""Raised with every change that an older stillhouse could misread."""
-
-_APPLICATION_ID = 0x5354494C
-"""`STIL`: how SQLite tells our files from others'."""
-
-_MAGIC = b"SQLite format 3\x00"
-
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
-CREATE TABLE entries (
-    seq    INTEGER PRIMARY KEY AUTOINCREMENT,
-    run_id TEXT NOT NULL,
-    at     REAL NOT NULL,
-    kind   TEXT NOT NULL,
-    once   TEXT,
-    data   TEXT NOT NULL,
-    UNIQUE (run_id, once)
-) STRICT;
-CREATE TRIGGER entries_are_not_changed BEFORE UPDATE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER entries_are_not_deleted BEFORE DELETE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
-"""
 
 _COLUMNS = "seq, run_id, at, kind, data"
 _SHOWN_CANDIDATES = 10
-
-
-class LedgerError(StillhouseError):
-    """The ledger could not be read or written. What it says already is safe."""
 
 
 class RecordedTwiceError(RefusedError):
@@ -119,7 +85,7 @@ class Ledger:
         self._clock = clock
         self._lock = threading.RLock()
         with self._explained():
-            self._db = _open(path, patience_s)
+            self._db = open_database(path, patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -155,9 +121,7 @@ class Ledger:
             InvalidInputError: there is no such run.
             RecordedTwiceError: one of them happens once, and stands there already.
         """
-        for entry in entries:
-            if isinstance(entry, Opened | Reserved | Extended | Settled):
-                raise TypeError(f"{entry.kind} has a method of its own")
+        _check_no_money(entries)
         with self._writing():
             if run_id not in self.run_ids():
                 raise self._unknown(run_id)
@@ -198,18 +162,24 @@ class Ledger:
                 books.run_id, Extended(reservation=reservation, micro_usd=micro_usd, why=why)
             )
 
-    def settle(self, reservation: str, lines: Mapping[Line, int]) -> None:
+    def settle(self, reservation: str, lines: Mapping[Line, int], *along: Entry) -> None:
         """Replace a reservation by what it came to [micro-dollars a line]. Happens once.
 
         More than was reserved is recorded as it is, and shown as an overshoot.
 
+        Args:
+            along: what is recorded with it or not at all, such as the end of the attempt it paid.
+
         Raises:
             InvalidInputError: there is no such reservation.
-            RecordedTwiceError: it is settled already.
+            RecordedTwiceError: it, or something of `along`, stands there already.
         """
+        _check_no_money(along)
         with self._writing():
             books = self._books_of(reservation)
             self._insert(books.run_id, Settled(reservation=reservation, lines=dict(lines)))
+            for entry in along:
+                self._insert(books.run_id, entry)
 
     def release(self, reservation: str) -> None:
         """Settle with nothing: it was not bought. Raises as `settle` does."""
@@ -327,76 +297,10 @@ class Ledger:
             ) from error
 
 
-def _open(path: Path, patience_s: float) -> sqlite3.Connection:
-    if not path.exists():
-        _create(path)
-    _check_is_database(path)
-    db = _connect(path, patience_s)
-    try:
-        _check_is_ours(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _connect(path: Path, patience_s: float) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
-        uri=True,
-        timeout=patience_s,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    db.execute("PRAGMA synchronous = FULL")
-    return db
-
-
-def _create(path: Path) -> None:
-    """Make it aside and link it into place: whole or not at all, whoever else does the same."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
-    try:
-        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        db = _connect(aside, patience_s=0)
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(_SCHEMA)
-        db.close()
-        with suppress(FileExistsError):
-            os.link(aside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise LedgerError(f"the ledger {path} cannot be made: {error.strerror}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _check_is_database(path: Path) -> None:
-    """Before SQLite touches it: it would take an empty file for a new database."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(_MAGIC))
-    except OSError as error:
-        raise InvalidInputError(
-            f"the ledger {path} cannot be read: {error.strerror}. Nothing was changed"
-        ) from error
-    if magic != _MAGIC:
-        raise InvalidInputError(
-            f"{path} is no ledger, nor any database. Nothing was changed in it; move it away"
-        )
-
-
-def _check_is_ours(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
-        raise InvalidInputError(
-            f"{path} is a database of something else. Nothing was changed in it; move it away"
-        )
-    if version > SCHEMA_VERSION:
-        raise InvalidInputError(
-            f"{path} was written by a newer stillhouse (ledger version {version}; this one knows "
-            f"{SCHEMA_VERSION}). Nothing was changed; update stillhouse"
-        )
+def _check_no_money(entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        if isinstance(entry, Opened | Reserved | Extended | Settled):
+            raise TypeError(f"{entry.kind} has a method of its own")
 
 
 def _check_budget(books: Books, asked: int) -> None:

@@ -18,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from recipes.errors import InvalidInputError, RefusedError
 from tracking.books import Recorded, fold
+from tracking.database import LedgerError
 from tracking.entries import (
     AttemptEnded,
     AttemptStarted,
@@ -30,7 +31,7 @@ from tracking.entries import (
     StateChanged,
     Teardown,
 )
-from tracking.ledger import Ledger, LedgerError, OverBudgetError, RecordedTwiceError
+from tracking.ledger import Ledger, OverBudgetError, RecordedTwiceError
 
 DOLLAR = 1_000_000
 ROOT = Path(__file__).parents[2]
@@ -236,6 +237,20 @@ def test_entries_recorded_together_stand_together_or_not_at_all(ledger: Ledger) 
         )
 
     assert ledger.books("a").state == "planned"
+
+
+def test_an_attempt_ends_and_is_settled_in_one_step_or_not_at_all(ledger: Ledger) -> None:
+    ledger.open_run("a", opened())
+    first, second = (ledger.reserve("a", "train", 10) for _ in range(2))
+    end = AttemptEnded(attempt=1, ended_at=1.0, how="done")
+    ledger.settle(first, {"train": 4}, end)
+
+    with pytest.raises(RecordedTwiceError, match="attempt_ended/1"):
+        ledger.settle(second, {"train": 5}, end)
+
+    books = ledger.books("a")
+    assert books.spent_micro_usd == 4
+    assert [known.id for known in books.reservations] == [second]
 
 
 def test_two_launchers_cannot_start_the_same_attempt(ledger: Ledger) -> None:

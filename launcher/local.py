@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -42,11 +42,27 @@ class Machine(Protocol):
         """End it at once."""
 
 
-class LocalMachine:
-    """Runs `python -m distill` on this machine."""
+WORKER = (sys.executable, "-m", "distill")
+"""The command of a worker; the run's folder follows."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str] = os.environ) -> None:
+
+class LocalMachine:
+    """Runs the worker on this machine.
+
+    Args:
+        home: STILLHOUSE_HOME, for the worker's cache.
+        environ: its other environment variables.
+        worker: its command.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        environ: Mapping[str, str] = os.environ,
+        worker: Sequence[str] = WORKER,
+    ) -> None:
         self._environ = {**environ, "STILLHOUSE_HOME": str(home)}
+        self._worker = worker
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
     def start(self, run: RunDir) -> None:
@@ -56,7 +72,7 @@ class LocalMachine:
                 raise RefusedError(f"a worker is already running on {run.path}")
             with run.log.open("ab") as log:
                 self._children[run.path] = subprocess.Popen(
-                    [sys.executable, "-m", "distill", str(run.path)],
+                    [*self._worker, str(run.path)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -154,7 +170,7 @@ def calibrate(recipe_json: str, folder: Path, environ: Mapping[str, str] = os.en
     recipe = folder / "recipe.json"
     recipe.write_text(recipe_json)
     trial = subprocess.run(
-        [sys.executable, "-m", "distill", "calibrate", str(recipe)],
+        [*WORKER, "calibrate", str(recipe)],
         capture_output=True,
         text=True,
         env=dict(environ),

@@ -41,12 +41,13 @@ def generate(context: Context, environ: Mapping[str, str] = os.environ) -> None:
     home = environ.get("STILLHOUSE_HOME")
     cache = TraceCache(Path(home), identity, teacher.sampling) if home and identity else None
     with TraceLog(context, wanted, cache) as traces:
-        if traces.missing and isinstance(teacher, ModelTeacher):
-            _run_model(context, teacher, traces)
-        elif traces.missing:
-            from distill.teacher_api import ask_endpoint
+        if traces.missing:
+            if isinstance(teacher, ModelTeacher):
+                _run_model(context, teacher, traces)
+            else:
+                from distill.teacher_api import ask_endpoint
 
-            ask_endpoint(context, teacher, traces, environ)
+                ask_endpoint(context, teacher, traces, environ)
         context.log.write(traces.summary())
 
 

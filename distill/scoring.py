@@ -19,10 +19,8 @@ def extract(text: str, answer_pattern: str | None) -> str | None:
     """
     if answer_pattern is None:
         return text.strip()
-    last = None
-    for last in re.finditer(answer_pattern, text):
-        pass
-    return None if last is None or last[1] is None else last[1].strip()
+    matches = list(re.finditer(answer_pattern, text))
+    return matches[-1][1].strip() if matches and matches[-1][1] is not None else None
 
 
 def is_match(answer: str | None, reference: str) -> bool:

@@ -40,6 +40,14 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
+def start_transformers() -> None:
+    """Import what every stage needs, and no progress bars: the worker's output is a log."""
+    with _quick_import():
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        from transformers.utils import logging
+    logging.disable_progress_bar()
+
+
 def remote_code_allowed(wanted: bool, limits: Limits) -> bool:
     """Whether code that comes with a model may run: the recipe wants it *and* the person said so.
 

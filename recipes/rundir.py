@@ -62,6 +62,10 @@ class Limits(Part):
     checkpoint_every_s: float = Field(default=60.0, gt=0)
     """Seconds of training between checkpoints, where the recipe does not give steps."""
 
+    evaluation_s: float | None = Field(default=None, ge=0)
+    """How long the evaluation is thought to take [s]: set aside when training ends early. Unknown
+    where left out."""
+
     allow_remote_code: bool = False
     """A person said `--trust-remote-code`. The recipe has to say so too."""
 
@@ -146,10 +150,27 @@ class Generated(Event):
     output_tokens: int
 
 
+class ApiReserved(Event):
+    """A request is about to be sent. `api_usage` with the same number settles it.
+
+    One that is never settled belongs to a worker that was killed: the next attempt settles it at
+    this worst case, in its own name.
+    """
+
+    kind: Literal["api_reserved"] = "api_reserved"
+    request: int = Field(ge=0)
+    """Counts over all attempts."""
+    input_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    micro_usd: int = Field(ge=0)
+    """The most that it can cost."""
+
+
 class ApiUsage(Event):
-    """A paid answer has arrived; amounts are of this answer alone."""
+    """A request is settled; amounts are of this request alone, 0 where it was not billed."""
 
     kind: Literal["api_usage"] = "api_usage"
+    request: int = Field(ge=0)
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
     micro_usd: int = Field(ge=0)
@@ -223,6 +244,7 @@ AnyEvent = Annotated[
     | Progress
     | TrainStep
     | Generated
+    | ApiReserved
     | ApiUsage
     | CheckpointSaved
     | CheckpointLoaded

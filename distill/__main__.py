@@ -1,0 +1,30 @@
+"""`python -m distill RUN_DIR` does a run; `python -m distill calibrate RECIPE_JSON` tries it."""
+
+import sys
+import time
+from pathlib import Path
+
+STARTED = time.time()
+"""When this process began [unix seconds]; the heavy imports come after it."""
+
+USAGE = "usage: python -m distill RUN_DIR | python -m distill calibrate RECIPE_JSON"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0 done or stopped at a limit, 130 interrupted, else as in `recipes.errors`."""
+    match arguments:
+        case ["calibrate", recipe]:
+            from distill.calibrate import main as calibrate
+
+            return calibrate(Path(recipe), STARTED)
+        case [folder]:
+            from distill.worker import run
+
+            return run(Path(folder))
+        case _:
+            print(USAGE, file=sys.stderr)  # noqa: T201
+            return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

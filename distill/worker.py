@@ -1,0 +1,245 @@
+"""A worker does what is left of a run: generate, train, evaluate, each once, and writes it down.
+
+Which stages are done is read from the folder, so that a worker can be killed at any moment and
+started again: finished things are there whole (see `recipes.rundir`), the rest is taken up where
+it was left.
+"""
+
+import fcntl
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.context import Context, StageStopped, Stop
+from distill.failures import as_worker_error
+from distill.pulse import Pulse
+from distill.trained import Trained, read_trained
+from recipes.errors import InterruptedRunError, RefusedError, StillhouseError
+from recipes.recipe import Recipe
+from recipes.rundir import (
+    Done,
+    Event,
+    EventLog,
+    Failed,
+    Limits,
+    RunDir,
+    Scores,
+    Stage,
+    StageDone,
+    StageStarted,
+    Stopping,
+    StopReason,
+    WorkerEnded,
+    WorkerStarted,
+    read_events,
+    read_model,
+    write_model,
+)
+
+LOCK_VARIABLE = "STILLHOUSE_LOCK_FD"
+"""Names the descriptor of a lock that whoever started this worker took for it."""
+
+
+def run(folder: Path) -> int:
+    """Do what is left of the run in `folder`; the exit code.
+
+    0 done, or stopped at a limit with everything saved; 2 and 3 nothing was begun; 4 failed; 130 a
+    person stopped it. Errors go to stderr, and into the events once these can be written.
+    """
+    run = RunDir(folder.absolute())
+    try:
+        with _only_worker(run):
+            if run.done.exists():
+                return 0
+            return _attempt(run)
+    except StillhouseError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - worker.log
+        return error.exit_code
+
+
+@contextmanager
+def _only_worker(run: RunDir) -> Iterator[None]:
+    """Hold the run's lock; the kernel lets go of it however the worker ends.
+
+    Raises:
+        RefusedError: another worker holds it.
+    """
+    given = os.environ.pop(LOCK_VARIABLE, None)
+    try:
+        lock = int(given) if given else os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise RefusedError(f"{run.path} is no folder to work in: {error.strerror}") from error
+    os.set_inheritable(lock, False)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise RefusedError(
+            f"another worker is at work in {run.path}. Wait for it, or stop it first."
+        ) from error
+    finally:
+        os.close(lock)
+
+
+def _attempt(run: RunDir) -> int:
+    recipe, limits = run.read_recipe(), read_model(run.limits, Limits)
+    stop = Stop(limits)
+    stop.listen()
+    with closing(Pulse(run.events, limits.attempt)) as log:
+        worker = Worker(run, recipe, limits, log, stop)
+        try:
+            worker.work()
+        except StageStopped:
+            worker.end("interrupted")
+            return InterruptedRunError.exit_code
+        except Exception as error:  # noqa: BLE001 - whatever it is, the launcher has to be told
+            traceback.print_exc()
+            worker.fail(error)
+            return StillhouseError.exit_code
+    return 0
+
+
+class Worker:
+    """One attempt at a run."""
+
+    def __init__(
+        self, run: RunDir, recipe: Recipe, limits: Limits, log: EventLog, stop: Stop
+    ) -> None:
+        self._run = run
+        self._recipe = recipe
+        self._limits = limits
+        self._log = log
+        self._stop = stop
+        self._stage: Stage | None = None
+        self._noted = {
+            event.stage for event, _ in read_events(run.events) if isinstance(event, StageDone)
+        }
+
+    def work(self) -> None:
+        """All stages that are left, and `done.json` at the end.
+
+        Raises:
+            StageStopped: a person asked.
+        """
+        context = self._start()
+        from distill.evaluate import evaluate
+        from distill.generate import generate
+        from distill.train import train
+
+        run, reason = self._run, None
+        try:
+            if self._recipe.teacher.kind in ("model", "api"):
+                self._do(context, "generate", generate, is_done="generate" in self._noted)
+            self._do(context, "train", train, is_done=_is_trained(run))
+        except StageStopped as stopped:
+            reason = _limit(stopped)
+        trained = read_trained(run.student)
+        try:
+            if trained and self._recipe.evaluation:
+                self._do(context, "evaluate", evaluate, is_done=_is_evaluated(run))
+        except StageStopped as stopped:
+            reason = reason or _limit(stopped)
+        self._finish(trained or Trained(steps=0, of_steps=_planned_steps(context)), reason)
+
+    def end(self, status: Literal["done", "stopped", "interrupted", "failed"]) -> None:
+        """Write the last line."""
+        self._say(WorkerEnded, status=status)
+        self._log.sync()
+
+    def fail(self, error: Exception) -> None:
+        """Say what went wrong; on a full disk only stderr may be left to say it to."""
+        failure = as_worker_error(error, self._stage, self._recipe)
+        print(f"Error: {failure}", file=sys.stderr)  # noqa: T201 - worker.log
+        with suppress(OSError):
+            self._say(Failed, code=failure.code, message=failure.message, remedy=failure.remedy)
+            self.end("failed")
+
+    def _start(self) -> Context:
+        import torch
+
+        from distill.models import device_name, pick_device, start_transformers
+
+        start_transformers()
+        if self._recipe.training.threads:
+            torch.set_num_threads(self._recipe.training.threads)
+        device = pick_device()
+        self._say(
+            WorkerStarted,
+            pid=os.getpid(),
+            device=device if device == "cpu" else f"cuda:{device_name(device)}",
+            versions={name: version(name) for name in ("stillhouse", "torch", "transformers")},
+        )
+        return Context(self._run, self._recipe, self._limits, self._log, self._stop, device)
+
+    def _do(
+        self, context: Context, stage: Stage, work: Callable[[Context], None], *, is_done: bool
+    ) -> None:
+        if not is_done:
+            self._stage = stage
+            self._say(StageStarted, stage=stage)
+            if stage == "train":  # scores of a student that learns on are not its own any more
+                self._run.scores.unlink(missing_ok=True)
+            try:
+                work(context)
+            except StageStopped as stopped:
+                if stage != "train":  # which says so itself, before it begins to save
+                    self._say(Stopping, reason=stopped.reason)
+                raise
+        # A kill may have come between the work and this line: then it is written now.
+        if not is_done or stage not in self._noted:
+            self._say(StageDone, stage=stage)
+            self._log.sync()
+
+    def _finish(self, trained: Trained, reason: StopReason | None) -> None:
+        status: Literal["done", "stopped"] = "stopped" if reason else "done"
+        self.end(status)
+        done = Done(
+            status=status,
+            reason=reason,
+            steps=trained.steps,
+            of_steps=trained.of_steps,
+            finished_at=time.time(),
+        )
+        write_model(self._run.done, done)
+
+    def _say(self, event: type[Event], **fields: Any) -> None:
+        self._log.write(event(t=time.time(), attempt=self._limits.attempt, **fields))
+
+
+def _limit(stopped: StageStopped) -> StopReason:
+    """The limit that stopped a stage; a person's wish goes on up."""
+    if stopped.reason == "interrupt":
+        raise stopped
+    return stopped.reason
+
+
+def _is_trained(run: RunDir) -> bool:
+    trained = read_trained(run.student)
+    return trained is not None and trained.is_whole
+
+
+def _is_evaluated(run: RunDir) -> bool:
+    if not run.scores.exists():
+        return False
+    scores = read_model(run.scores, Scores).scores.values()
+    return all(score.n == score.of for score in scores)
+
+
+def _planned_steps(context: Context) -> int:
+    """Steps that the training would have had, every answer counted as usable."""
+    from distill.batching import Batches
+    from distill.data import load_rows
+
+    training, teacher = context.recipe.training, context.recipe.teacher
+    if training.steps is not None:
+        return training.steps
+    rows = len(load_rows(context.recipe.data, context.run.path))
+    answers = teacher.sampling.samples_per_prompt if teacher.kind in ("model", "api") else 1
+    batches = Batches([0] * rows * answers, training.batch_size, training.seed)
+    return batches.steps(training.epochs or 1)

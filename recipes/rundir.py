@@ -170,7 +170,7 @@ class ApiUsage(Event):
     """A request is settled; amounts are of this request alone, 0 where it was not billed."""
 
     kind: Literal["api_usage"] = "api_usage"
-    request: int = Field(ge=0)
+    request: int = Field(default=0, ge=0)
     input_tokens: int = Field(ge=0)
     output_tokens: int = Field(ge=0)
     micro_usd: int = Field(ge=0)

@@ -104,6 +104,11 @@ class Plan(Part):
         """What the lines whose name begins so come to."""
         return sum((line.usd for line in self.lines if line.name.startswith(name)), ZERO)
 
+    def seconds_of(self, name: str) -> float | None:
+        """Likely seconds of a line; `None` where the plan has no such line."""
+        hours = [line.quantity.p50 for line in self.lines if line.name == name]
+        return float(sum(hours)) * SECONDS_PER_HOUR if hours else None
+
     def unit_price(self, name: str) -> Decimal | None:
         """Price of one unit of a line; `None` where the plan has no such line."""
         return next((line.usd_per_unit for line in self.lines if line.name == name), None)

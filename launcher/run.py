@@ -156,6 +156,7 @@ def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attemp
             api_usd_per_million_input_tokens=plan.unit_price("teacher_api input"),
             api_usd_per_million_output_tokens=plan.unit_price("teacher_api output"),
             checkpoint_every_s=plan.checkpoint_s,
+            evaluation_s=plan.seconds_of("evaluate"),
             allow_remote_code=allow_remote_code,
         ),
     )

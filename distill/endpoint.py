@@ -1,0 +1,195 @@
+"""One request to an OpenAI-compatible `/chat/completions`, and what may come back.
+
+Knows HTTP and JSON, and neither money nor threads' doings: a failure only says whether the request
+may have been billed, and when to try again. The key is in one header and nowhere else: no message
+of ours carries it, and what the endpoint says is searched for it first.
+"""
+
+import email.utils
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import httpx
+
+from distill.context import WorkerError
+from recipes.recipe import ApiTeacher
+
+LARGEST_ANSWER_BYTES = 32 * 2**20
+CONNECT_S = 10.0
+SILENCE_S = 600.0
+"""Longest wait for the next byte: a reasoning model may think for minutes before the first."""
+
+WHOLE_ANSWER_S = 1800.0
+
+_TRY_AGAIN = (408, 409, 425, 429)
+"""Beside 5xx: the endpoint is busy, and has not answered."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    finish: Literal["stop", "length"]
+    input_tokens: int | None
+    """As the endpoint counted; `None` where it gave no number that can be."""
+    output_tokens: int | None
+
+
+class TryAgain(Exception):
+    """No usable answer this time."""
+
+    def __init__(self, what: str, *, maybe_billed: bool, wait_s: float | None = None) -> None:
+        self.what = what
+        self.maybe_billed = maybe_billed
+        self.wait_s = wait_s
+        """What the endpoint asked for, if it did [s]."""
+        super().__init__(what, maybe_billed, wait_s)
+
+
+class Endpoint:
+    """A teacher's address. Safe for threads."""
+
+    def __init__(
+        self, teacher: ApiTeacher, key: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._teacher = teacher
+        self._key = key
+        self._clock = clock
+        self._length_field = "max_tokens"
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}", "Accept-Encoding": "identity"},
+            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
+            limits=httpx.Limits(max_connections=teacher.concurrency),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def ask(self, messages: list[dict[str, str]]) -> Reply:
+        """Send one request.
+
+        Raises:
+            TryAgain: busy, broken off, or nothing that can be read.
+            WorkerError: the endpoint refuses, and would again.
+        """
+        length_field = self._length_field
+        status, headers, body = self._post(self._request(messages, length_field))
+        if status == 200:
+            return _reply(body)
+        if status == 400 and length_field == "max_tokens" and b"max_completion_tokens" in body:
+            # The newer name of the same field; some endpoints know only the one or the other.
+            self._length_field = "max_completion_tokens"
+            raise TryAgain("the endpoint wants max_completion_tokens", maybe_billed=False, wait_s=0)
+        said = f"{self._teacher.base_url} answers {status}: {self._shown(body)}"
+        if status in _TRY_AGAIN or status >= 500:
+            raise TryAgain(said, maybe_billed=False, wait_s=_retry_after(headers))
+        raise WorkerError("teacher_api", said, _remedy(status, self._teacher))
+
+    def _request(self, messages: list[dict[str, str]], length_field: str) -> dict[str, Any]:
+        """Only fields that every endpoint knows: some refuse a request for a further one."""
+        sampling = self._teacher.sampling
+        request: dict[str, Any] = {
+            "model": self._teacher.model,
+            "messages": messages,
+            "temperature": sampling.temperature,
+            length_field: sampling.max_new_tokens,
+        }
+        if sampling.top_p < 1:
+            request["top_p"] = sampling.top_p
+        return request
+
+    def _post(self, request: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        url = self._teacher.base_url.rstrip("/") + "/chat/completions"
+        try:
+            with self._client.stream("POST", url, json=request) as response:
+                return response.status_code, response.headers, self._body(response)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise TryAgain(self._broken(error), maybe_billed=False) from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise TryAgain(self._broken(error), maybe_billed=True) from error
+        except httpx.InvalidURL as error:
+            raise WorkerError(
+                "teacher_api", f"{url} is no address: {error}", "Correct teacher.base_url."
+            ) from error
+
+    def _body(self, response: httpx.Response) -> bytes:
+        began, body = self._clock(), bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > LARGEST_ANSWER_BYTES:
+                raise TryAgain(
+                    f"an answer is larger than {LARGEST_ANSWER_BYTES / 2**20:g} MiB",
+                    maybe_billed=True,
+                )
+            if self._clock() - began > WHOLE_ANSWER_S:
+                raise TryAgain(
+                    f"an answer takes longer than {WHOLE_ANSWER_S:g} s", maybe_billed=True
+                )
+        return bytes(body)
+
+    def _broken(self, error: Exception) -> str:
+        return f"{self._teacher.base_url}: {type(error).__name__} {self._shown(str(error))}".strip()
+
+    def _shown(self, said: bytes | str) -> str:
+        """What the endpoint said, fit for a message: one short line, and never the key."""
+        text = said if isinstance(said, str) else said.decode(errors="replace")
+        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        return line.replace(self._key, "[key]")[:300]
+
+
+def _reply(body: bytes) -> Reply:
+    try:
+        answer = json.loads(body)
+        choice = answer["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        text = message.get("content") or ""
+        # Where the thinking comes apart from the answer, the student is to learn both.
+        thinking = message.get("reasoning_content") or message.get("reasoning") or ""
+        if not isinstance(text, str) or not isinstance(thinking, str):
+            _unreadable(body)
+        (text + thinking).encode()
+        usage = answer.get("usage")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        _unreadable(body)
+    counts = usage if isinstance(usage, dict) else {}
+    return Reply(
+        text=f"<think>\n{thinking}\n</think>\n\n{text}" if thinking else text,
+        # What a filter broke off is no more whole than what the length broke off.
+        finish="length" if finish in ("length", "content_filter") else "stop",
+        input_tokens=_count(counts.get("prompt_tokens")),
+        output_tokens=_count(counts.get("completion_tokens")),
+    )
+
+
+def _unreadable(body: bytes) -> NoReturn:
+    shown = body[:80].decode(errors="replace")
+    raise TryAgain(f"an answer is no chat completion: {shown!r}", maybe_billed=True) from None
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, or `None`: neither a prompt nor an answer has none."""
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if is_count else None  # type: ignore[return-value]
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that the endpoint asks to wait, from a number or a date."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _remedy(status: int, teacher: ApiTeacher) -> str:
+    if status in (401, 403):
+        return f"Check the key in {teacher.api_key_env}."
+    if status == 404:
+        return "Check teacher.base_url and teacher.model."
+    return "Change the recipe as the endpoint says; what is answered stays."

@@ -130,24 +130,27 @@ def usd_per_point(usd: Decimal, score: float | None) -> Decimal | None:
 
 def score_difference(task: str, first: Score, second: Score) -> ScoreDifference:
     """How much higher the second scores, and how sure that is."""
-    value = second.value - first.value
-    stderr = math.hypot(_stderr(first), _stderr(second))
+    (low, low_error), (high, high_error) = _careful(first), _careful(second)
+    stderr = math.hypot(low_error, high_error)
     return ScoreDifference(
-        task=task, value=value, stderr=stderr, beyond_error=abs(value) > CERTAIN * stderr
+        task=task,
+        value=second.value - first.value,
+        stderr=stderr,
+        beyond_error=abs(high - low) > CERTAIN * stderr,
     )
 
 
-def _stderr(score: Score) -> float:
-    """The standard error, not 0 for a score of exactly 0 or 1.
+def _careful(score: Score) -> tuple[float, float]:
+    """Value and standard error, where an error of 0 stands for no certainty.
 
-    There p(1-p)/n says that a lucky run is certain; Agresti and Coull's p~ = (x+2)/(n+4) does not
-    (The American Statistician 52:2, 1998).
+    By p(1-p)/n all of three, or none of one, is beyond doubt. There (x+2)/(n+4) takes the place of
+    x/n: Agresti and Coull, The American Statistician 52:2, 1998.
     """
     if score.stderr > 0:
-        return score.stderr
+        return score.value, score.stderr
     n = score.n + 4
     share = (score.value * score.n + 2) / n
-    return math.sqrt(share * (1 - share) / n)
+    return share, math.sqrt(share * (1 - share) / n)
 
 
 def _shared_tasks(scored: Sequence[Receipt]) -> list[str]:

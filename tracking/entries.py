@@ -12,11 +12,11 @@ from pydantic import Field
 from recipes.recipe import Part
 
 Line = Literal[
+    "boot",
     "teacher_api",
     "generate",
     "train",
     "evaluate",
-    "boot",
     "save",
     "lost",
     "idle",

@@ -6,6 +6,7 @@ knows is printed as `unknown`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from recipes.money import SECONDS_PER_HOUR, format_usd, from_micro_usd
@@ -82,14 +83,15 @@ def _money(receipt: Receipt) -> "Table":
 
 def _lines(receipt: Receipt) -> "Table":
     table = _table(("Line", "left"), ("Dollars", "right"), ("Time", "right"))
+    digits = _digits(receipt.lines.values())
     for line in LINES:
         usd, seconds = receipt.lines.get(line), receipt.stages.get(line)
         if usd or seconds:
-            time = "" if seconds is None else _duration(seconds)
-            # Time that is not settled yet has a price nobody has written down.
-            _add(table, line, format_usd(usd) if usd is not None else "not settled", time)
+            # Time that is not settled yet has a price that nobody has written down.
+            cost = "not settled" if usd is None else _usd(usd, digits)
+            _add(table, line, cost, "" if seconds is None else _duration(seconds))
     table.add_section()
-    _add(table, "total", format_usd(receipt.metered_usd), _duration(receipt.metered_s))
+    _add(table, "total", _usd(receipt.metered_usd, digits), _duration(receipt.metered_s))
     return table
 
 
@@ -121,7 +123,7 @@ def _facts(receipt: Receipt) -> "Table":
         ends = ", ".join(attempt.how or "going on" for attempt in receipt.attempts)
         _add(table, "attempts", f"{len(receipt.attempts)}: {ends}")
     proved = {True: "proved", False: "NOT DONE", None: "unproved"}[receipt.teardown.proved]
-    _add(table, "teardown", f"{proved}: {receipt.teardown.detail}")
+    _add(table, "teardown", f"{proved} ({receipt.teardown.detail})")
     return table
 
 
@@ -138,20 +140,21 @@ def _machine(receipt: Receipt) -> str:
 
 
 def render_runs(runs: Sequence[Books]) -> "Table":
-    """All runs, a line each."""
-    table = _table(
-        ("Run", "left"), ("State", "left"), ("Spent", "right"), ("Budget", "right"), ("At", "left")
-    )
+    """All runs, a line each. When each was launched stands in its id."""
+    table = _table(("Run", "left"), ("State", "left"), ("Spent", "right"), ("Budget", "right"))
+    # An id that is broken over two lines is hard to copy; a very long one is worth no other column.
+    longest = max((len(books.run_id) for books in runs), default=0)
+    table.columns[0].min_width, table.columns[0].overflow = min(longest, 36), "fold"
     for books in runs:
-        _add(
-            table,
-            books.run_id,
-            _state(books.state),
-            format_usd(from_micro_usd(books.spent_micro_usd)),
-            format_usd(from_micro_usd(books.budget_micro_usd)),
-            _moment(books.opened_at),
-        )
+        budget = format_usd(from_micro_usd(books.budget_micro_usd))
+        _add(table, books.run_id, _state(books.state), _spent(books), budget)
     return table
+
+
+def _spent(books: Books) -> str:
+    """What a run has cost; where something is not settled yet, what it may come to."""
+    most = format_usd(from_micro_usd(books.spent_micro_usd + books.reserved_micro_usd))
+    return f"up to {most}" if books.reservations else most
 
 
 def runs_json(runs: Iterable[Books]) -> list[dict[str, Any]]:
@@ -206,6 +209,8 @@ def _comparison_table(comparison: Comparison) -> "Table":
         *((task, "right") for task in tasks),
         ("$/point", "right"),
     )
+    digits = _digits(row.usd for row in comparison.rows)
+    point_digits = _digits(row.usd_per_point for row in comparison.rows)
     for row in comparison.rows:
         so_far = "" if row.status in TERMINAL else " so far"
         scores = (
@@ -216,10 +221,10 @@ def _comparison_table(comparison: Comparison) -> "Table":
             "*" if row.on_frontier else "",
             _broken_behind(row.recipe, row.run_id),
             _state(row.status),
-            f"{format_usd(row.usd)}{so_far}",
+            f"{_usd(row.usd, digits)}{so_far}",
             _duration(row.hours * SECONDS_PER_HOUR),
             *scores,
-            format_usd(row.usd_per_point),
+            _usd(row.usd_per_point, point_digits),
         )
     return table
 
@@ -228,14 +233,15 @@ def _difference(comparison: Comparison) -> list[str]:
     difference = comparison.difference
     assert difference is not None, "asked only where two runs are compared"
     first, second = comparison.rows
-    said = [f"{second.run_id}, beside {first.run_id}: {_more_or_less(difference)}"]
-    return said + [_verdict(score) for score in difference.scores]
+    said = [f"{second.run_id} beside {first.run_id}:", f"- {_more_or_less(difference)}"]
+    return said + [f"- {_verdict(score)}" for score in difference.scores]
 
 
 def _more_or_less(difference: Difference) -> str:
-    usd = f"{format_usd(abs(difference.usd))} {'more' if difference.usd >= 0 else 'less'}"
-    longer = "longer" if difference.hours >= 0 else "shorter"
-    return f"{usd}, {_duration(abs(difference.hours) * SECONDS_PER_HOUR)} {longer}"
+    usd, seconds = difference.usd, difference.hours * SECONDS_PER_HOUR
+    dollars = f"{format_usd(abs(usd))} {'more' if usd > 0 else 'less'}" if usd else "as dear"
+    longer = f"{_duration(abs(seconds))} {'longer' if seconds > 0 else 'shorter'}"
+    return f"{dollars}, {longer if abs(seconds) >= 0.05 else 'as long'}"
 
 
 def _verdict(score: ScoreDifference) -> str:
@@ -290,6 +296,20 @@ def _state(state: RunState) -> "Text":
 
 def _score(score: Score) -> str:
     return f"{score.value:.3f} ± {score.stderr:.3f}" if score.n else "unknown"
+
+
+def _usd(amount: Decimal | None, digits: int) -> str:
+    return "unknown" if amount is None else f"${amount:,.{digits}f}"
+
+
+def _digits(amounts: Iterable[Decimal | None]) -> int:
+    """Decimals for a column of dollars: as few as show no line as nothing.
+
+    >>> _digits([Decimal("3.2"), Decimal("0.004")])
+    4
+    """
+    smallest = min((amount for amount in amounts if amount), default=Decimal(1))
+    return next((digits for digits in (2, 4) if smallest >= Decimal(1).scaleb(-digits)), 6)
 
 
 def _partial_score(score: Score) -> str:

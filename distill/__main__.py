@@ -7,16 +7,17 @@ from pathlib import Path
 STARTED = time.time()
 """When this process began [unix seconds]; the heavy imports come after it."""
 
-USAGE = "usage: python -m distill RUN_DIR | python -m distill calibrate RECIPE_JSON"
+TRUST = "--trust-remote-code"
+USAGE = f"usage: python -m distill RUN_DIR | python -m distill calibrate RECIPE_JSON [{TRUST}]"
 
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0 done or stopped at a limit, 130 interrupted, else as in `recipes.errors`."""
     match arguments:
-        case ["calibrate", recipe]:
+        case ["calibrate", recipe, *allowed] if allowed in ([], [TRUST]):
             from distill.calibrate import main as calibrate
 
-            return calibrate(Path(recipe), STARTED)
+            return calibrate(Path(recipe), STARTED, allow_remote_code=bool(allowed))
         case [folder]:
             from distill.worker import run
 

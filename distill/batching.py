@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from math import ceil
 from typing import TypeVar
 
+from recipes.recipe import ApiTeacher, ModelTeacher, Recipe
+
 Item = TypeVar("Item")
 
 WINDOW_BATCHES = 16
@@ -61,6 +63,22 @@ class Batches:
     def _cut(self, samples: list[int]) -> list[list[int]]:
         near = sorted(samples, key=lambda sample: (self._lengths[sample], sample))
         return [near[at : at + self._batch_size] for at in range(0, len(near), self._batch_size)]
+
+
+def planned_samples(recipe: Recipe, rows: int) -> int:
+    """Samples that so many rows of data come to, with every answer counted as usable."""
+    if isinstance(recipe.teacher, ModelTeacher | ApiTeacher):
+        return rows * recipe.teacher.sampling.samples_per_prompt
+    return rows
+
+
+def planned_steps(recipe: Recipe, rows: int) -> int:
+    """Steps of the whole training over so many rows of data."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    lengths = [0] * planned_samples(recipe, rows)
+    return Batches(lengths, training.batch_size, training.seed).steps(training.epochs or 1)
 
 
 def share(

@@ -34,7 +34,7 @@ def as_worker_error(error: Exception, stage: Stage | None, recipe: Recipe) -> Wo
     return WorkerError(
         "fault",
         f"{type(error).__name__}: {_first_line(error)}",
-        "This is a fault of the worker's and not of yours: the traceback is in worker.log.",
+        "This is a fault of the worker's and not of yours: the traceback is in the log.",
     )
 
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.batching import planned_steps
 from distill.context import Context, StageStopped, Stop
 from distill.failures import as_worker_error
 from distill.pulse import Pulse
@@ -145,7 +146,7 @@ class Worker:
                 self._do(context, "evaluate", evaluate, is_done=_is_evaluated(run))
         except StageStopped as stopped:
             reason = reason or _limit(stopped)
-        self._finish(trained or Trained(steps=0, of_steps=_planned_steps(context)), reason)
+        self._finish(trained or _nothing_trained(context), reason)
 
     def end(self, status: Literal["done", "stopped", "interrupted", "failed"]) -> None:
         """Write the last line."""
@@ -231,15 +232,8 @@ def _is_evaluated(run: RunDir) -> bool:
     return all(score.n == score.of for score in scores)
 
 
-def _planned_steps(context: Context) -> int:
-    """Steps that the training would have had, every answer counted as usable."""
-    from distill.batching import Batches
+def _nothing_trained(context: Context) -> Trained:
     from distill.data import load_rows
 
-    training, teacher = context.recipe.training, context.recipe.teacher
-    if training.steps is not None:
-        return training.steps
-    rows = len(load_rows(context.recipe.data, context.run.path))
-    answers = teacher.sampling.samples_per_prompt if teacher.kind in ("model", "api") else 1
-    batches = Batches([0] * rows * answers, training.batch_size, training.seed)
-    return batches.steps(training.epochs or 1)
+    rows = load_rows(context.recipe.data, context.run.path)
+    return Trained(steps=0, of_steps=planned_steps(context.recipe, len(rows)))

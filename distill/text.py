@@ -5,8 +5,6 @@ tokens of the completion, then the end of text. Prompt and completion are tokeni
 that is how they come at inference: the model is given the one and writes the other.
 """
 
-import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +24,8 @@ def make_sample(tokenizer: Any, row: Row, completion: str) -> Sample:
     """The prompt of `row`, `completion`, and the end of text.
 
     Raises:
-        WorkerError: the tokenizer has no end of text, or its chat template refuses the prompt.
+        WorkerError: the tokenizer has no end of text, or no token for some character; its chat
+            template refuses the prompt.
     """
     if tokenizer.eos_token_id is None:
         raise WorkerError(
@@ -35,7 +34,7 @@ def make_sample(tokenizer: Any, row: Row, completion: str) -> Sample:
             "Choose a model whose tokenizer has an eos_token.",
         )
     prompt = prompt_ids(tokenizer, row)
-    answer = _ids(tokenizer, completion, special=False)
+    answer = _ids(tokenizer, row, completion, special=False)
     return Sample([*prompt, *answer, tokenizer.eos_token_id], len(prompt))
 
 
@@ -46,42 +45,24 @@ def prompt_ids(tokenizer: Any, row: Row) -> list[int]:
     special tokens that the tokenizer puts before a text.
 
     Raises:
-        WorkerError: the template refuses the messages, or a system message has no template.
+        WorkerError: the template refuses the messages, or a system message has no template; the
+            tokenizer has no token for some character.
     """
     if tokenizer.chat_template is not None:
-        return _ids(tokenizer, _rendered(tokenizer, row), special=False)
+        return _ids(tokenizer, row, _rendered(tokenizer, row), special=False)
     if row.system is not None:
         raise WorkerError(
             "template",
             "data.system is given, and the tokenizer has no chat template to put it in",
             "Leave data.system out, and say what it says in data.prompt.",
         )
-    return _ids(tokenizer, row.prompt, special=True)
+    return _ids(tokenizer, row, row.prompt, special=True)
 
 
 def messages(row: Row) -> list[dict[str, str]]:
     """A row as a conversation that waits for an answer."""
     system = [] if row.system is None else [{"role": "system", "content": row.system}]
     return [*system, {"role": "user", "content": row.prompt}]
-
-
-def check_characters(tokenizer: Any, texts: Iterable[str], whose: str) -> None:
-    """Make sure that every character of `texts` reaches the model.
-
-    Raises:
-        WorkerError: the tokenizer of `whose` model loses some; names them.
-    """
-    seen = sorted({character for text in texts for character in text})
-    lost = [character for character in seen if not _representable(tokenizer, character)]
-    if lost:
-        shown = ", ".join(repr(character) for character in lost[:10])
-        more = f" and {len(lost) - 10} more" if len(lost) > 10 else ""
-        raise WorkerError(
-            "vocabulary",
-            f"the {whose}'s tokenizer cannot represent {shown}{more}, which the data contain",
-            f"Choose another {whose} (for a new student: add them to student.characters), "
-            "or take these characters out of the data.",
-        )
 
 
 def _rendered(tokenizer: Any, row: Row) -> str:
@@ -100,17 +81,38 @@ def _rendered(tokenizer: Any, row: Row) -> str:
     return str(text)
 
 
-def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+def _ids(tokenizer: Any, row: Row, text: str, *, special: bool) -> list[int]:
+    """Tokens of a text, every character of it among them."""
+    ids = _tokenize(tokenizer, text, special=special)
+    unknown = tokenizer.unk_token_id
+    if ids is None or (unknown is not None and unknown in ids):
+        _refuse_lost_characters(tokenizer, row, text)
+    assert ids is not None, "a text whose characters all have tokens has tokens"
     return ids
 
 
-def _representable(tokenizer: Any, character: str) -> bool:
+def _tokenize(tokenizer: Any, text: str, *, special: bool) -> list[int] | None:
     try:
-        ids = _ids(tokenizer, character, special=False)
-    except Exception:  # noqa: BLE001  # what a word-level tokenizer raises without an unknown token
-        return False
-    if not ids:
-        # Normalisers drop blanks and control characters on purpose, and merge combining marks.
-        return unicodedata.category(character)[0] in "ZCM"
-    return tokenizer.unk_token_id is None or tokenizer.unk_token_id not in ids
+        ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    except Exception as error:
+        # A bare Exception is what a word-level tokenizer without an unknown token raises.
+        if type(error) is not Exception:
+            raise
+        return None
+    return ids
+
+
+def _refuse_lost_characters(tokenizer: Any, row: Row, text: str) -> None:
+    lost = []
+    for character in sorted(set(text)):
+        ids = _tokenize(tokenizer, character, special=False)
+        if ids is None or tokenizer.unk_token_id in ids:
+            lost.append(repr(character))
+    if lost:
+        shown = ", ".join(lost[:10]) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
+        raise WorkerError(
+            "vocabulary",
+            f"the model's tokenizer has no token for {shown}, which row {row.index} contains",
+            "Take these characters out of the data, or choose another model "
+            "(for a new student: add them to student.characters).",
+        )

@@ -114,7 +114,9 @@ Name = Annotated[
 """Also names clusters and experiments, hence the narrow alphabet."""
 
 Template = Annotated[
-    str, Field(min_length=1, examples=["{problem}"]), AfterValidator(_check_template)
+    str,
+    Field(min_length=1, max_length=100_000, examples=["{problem}"]),
+    AfterValidator(_check_template),
 ]
 """Text with `{column}` where a column's value goes; `{{` and `}}` are plain braces."""
 
@@ -318,7 +320,7 @@ class Source(Part):
     prompt: Template
     """What is asked, for example `"{question}"`."""
 
-    completion: Template | None = None
+    completion: Template | None = Field(default=None, examples=["{solution}"])
     """What is answered: labels or traces already written. Left out where a teacher writes it."""
 
     rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
@@ -398,7 +400,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Training(RuledPart):
     """AdamW, cosine with warm-up, loss on completion tokens only."""
 
-    epochs: float | None = Field(default=None, gt=0, le=10_000)
+    epochs: float | None = Field(default=None, gt=0, le=10_000, examples=[3])
     """Passes over the data. Give this or `steps`."""
 
     steps: int | None = Field(default=None, ge=1, le=100_000_000)
@@ -549,7 +551,7 @@ class Recipe(RuledPart):
     """A distillation, ready to be planned."""
 
     name: Name
-    """Also the MLflow experiment."""
+    """What its runs are called; also the MLflow experiment."""
 
     description: str = ""
     """A sentence for people."""
@@ -569,7 +571,7 @@ class Recipe(RuledPart):
     training: Training
     """How the student is trained."""
 
-    evaluation: tuple[Task, ...] = ()
+    evaluation: tuple[Task, ...] = Field(default=(), max_length=100)
     """Tasks that the finished student is scored on."""
 
     hardware: Hardware = Hardware()

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from launcher.offers import Offer
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import RefusedError
 from recipes.money import SECONDS_PER_HOUR, format_usd
@@ -60,19 +61,6 @@ class CostLine(Part):
     @property
     def usd(self) -> Quantiles:
         return self.quantity.times(self.usd_per_unit)
-
-
-class Offer(Part):
-    """A machine that can be had now."""
-
-    name: str
-    """What it is, for people: `this machine`, `aws p5.48xlarge us-east-1b spot`."""
-    usd_per_hour: Decimal
-    """Of all nodes together [USD/h]."""
-    source: str
-    """Where the price is from."""
-    as_of: float | None
-    """When that price was seen [unix s]; `None` is unknown."""
 
 
 class Plan(Part):
@@ -239,6 +227,7 @@ def summary(plan: Plan) -> dict[str, Any]:
     """The plan as JSON for programs: dollars and hours as strings of decimals."""
     return {
         **plan.model_dump(mode="json"),
+        "offer": plan.offer.as_json(),
         "hash": plan.hash,
         "usd": plan.usd.model_dump(mode="json"),
         "hours": plan.hours.model_dump(mode="json"),

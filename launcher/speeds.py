@@ -13,7 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from launcher.local import calibrate
-from launcher.plan import Offer, Plan, plan_from_history, plan_from_trial, work_key
+from launcher.offers import LOCAL, Offer
+from launcher.plan import Plan, plan_from_history, plan_from_trial, work_key
 from recipes.calibration import Calibration
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
@@ -39,12 +40,7 @@ def plan_here(recipe: Recipe, home: Home, past: list[Books], trial: Trial) -> Pl
         StillhouseError: the trial failed.
     """
     assert recipe.hardware.usd_per_hour is not None, "a local recipe has a price"
-    offer = Offer(
-        name="this machine",
-        usd_per_hour=recipe.hardware.usd_per_hour,
-        source="recipe",
-        as_of=None,
-    )
+    offer = Offer(cloud=LOCAL, usd_per_hour=recipe.hardware.usd_per_hour, source="recipe")
     work = work_key(recipe, device_key())
     measured = _kept_trial(home, work, recipe, trial)
     plan = plan_from_trial(recipe, offer, measured, work)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.offers import LOCAL, Offer
 from launcher.plan import (
-    Offer,
     OverBudgetPlanError,
     Plan,
     check_fits,
@@ -20,7 +20,7 @@ from launcher.plan import (
 from recipes.calibration import Calibration, StageSpeed
 from recipes.recipe import Recipe
 
-HERE = Offer(name="this machine", usd_per_hour=Decimal("3.60"), source="recipe", as_of=None)
+HERE = Offer(cloud=LOCAL, usd_per_hour=Decimal("3.60"), source="recipe")
 
 
 def with_budget(recipe: Recipe, **changes: Any) -> Recipe:

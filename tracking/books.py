@@ -123,7 +123,13 @@ class Books:
 
     @property
     def last_seq(self) -> int:
+        """Of the newest entry."""
         return self.entries[-1].seq
+
+    @property
+    def last_at(self) -> float:
+        """When something last happened to the run [unix seconds]. A note is nothing of that kind."""
+        return max(one.at for one in self.entries if not isinstance(one.entry, Noted))
 
     # ---- money
 

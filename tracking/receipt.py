@@ -190,7 +190,7 @@ def _last_moment(books: Books, events: list[AnyEvent]) -> float:
     """When it was over; the last sign of life of a run that is not [unix seconds]."""
     if books.over:
         return books.states[-1].at
-    return max([books.entries[-1].at, *(event.t for event in events)])
+    return max([books.last_at, *(event.t for event in events)])
 
 
 def _teacher(events: list[AnyEvent]) -> TeacherText | None:

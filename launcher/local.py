@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
+from launcher.backend import Released, Sight
+from launcher.offers import Offer
 from recipes.errors import RefusedError, StillhouseError
 from recipes.rundir import RunDir, WorkerStarted, read_events
 
@@ -22,38 +23,20 @@ LOCK_VARIABLE = "STILLHOUSE_LOCK_FD"
 """Tells the worker the number of the descriptor that already holds its lock."""
 
 
-class Machine(Protocol):
-    """A place where a worker runs on a run's folder."""
-
-    def start(self, run: RunDir) -> None:
-        """Start a worker.
-
-        Raises:
-            RefusedError: one is running already.
-        """
-
-    def is_alive(self, run: RunDir) -> bool:
-        """Whether a worker runs on this folder."""
-
-    def ask_to_save(self, run: RunDir) -> None:
-        """Have it save and end."""
-
-    def kill(self, run: RunDir) -> None:
-        """End it at once."""
-
-
 WORKER = (sys.executable, "-m", "distill")
 """The command of a worker; the run's folder follows."""
 
 
 class LocalMachine:
-    """Runs the worker on this machine.
+    """Runs the worker on this machine. A `Backend` whose machine is nobody's to take away.
 
     Args:
         home: STILLHOUSE_HOME, for the worker's cache.
         environ: its other environment variables.
         worker: its command.
     """
+
+    rented = False
 
     def __init__(
         self,
@@ -65,7 +48,7 @@ class LocalMachine:
         self._worker = worker
         self._children: dict[Path, subprocess.Popen[bytes]] = {}
 
-    def start(self, run: RunDir) -> None:
+    def start(self, run: RunDir, offer: Offer) -> None:
         lock = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if not _take_patiently(lock):
@@ -83,7 +66,13 @@ class LocalMachine:
         finally:
             os.close(lock)
 
-    def is_alive(self, run: RunDir) -> bool:
+    def look(self, run: RunDir) -> Sight:
+        return "alive" if self._is_alive(run) else "ended"
+
+    def release(self, run: RunDir) -> Released:
+        return Released(proved=True, detail="nothing was rented: it ran on this machine")
+
+    def _is_alive(self, run: RunDir) -> bool:
         child = self._children.get(run.path)
         if child is not None:
             return child.poll() is None
@@ -96,7 +85,7 @@ class LocalMachine:
         self._send(run, signal.SIGKILL)
 
     def _send(self, run: RunDir, number: signal.Signals) -> None:
-        if not self.is_alive(run):
+        if not self._is_alive(run):
             return
         child = self._children.get(run.path)
         pid = child.pid if child else _worker_pid(run)

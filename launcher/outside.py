@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from launcher.local import LocalMachine, Machine
+from launcher.backend import Backend
+from launcher.local import LocalMachine
 from launcher.plan import Plan
 from launcher.run import House, drive, open_run, reopen
 from launcher.speeds import Trial, plan_here, run_trial
@@ -55,7 +56,7 @@ class Outside:
         environ: environment variables.
         clock: seconds since 1970.
         sleep: waits so many seconds.
-        machine: where workers run.
+        backend: where workers run.
         trial: measures how fast this machine does a recipe's work.
     """
 
@@ -64,13 +65,13 @@ class Outside:
         environ: Mapping[str, str] = os.environ,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
-        machine: Machine | None = None,
+        backend: Backend | None = None,
         trial: Trial | None = None,
     ) -> None:
         self.environ = environ
         self.clock = clock
         self.sleep = sleep
-        self._machine = machine
+        self._backend = backend
         self._trial = trial
 
     @cached_property
@@ -82,8 +83,8 @@ class Outside:
         return Ledger(self.home.ledger, self.clock)
 
     @cached_property
-    def machine(self) -> Machine:
-        return self._machine or LocalMachine(self.home.path, self.environ)
+    def backend(self) -> Backend:
+        return self._backend or LocalMachine(self.home.path, self.environ)
 
     @cached_property
     def screen(self) -> "Console":
@@ -163,9 +164,9 @@ class Outside:
             RefusedError: none is running.
         """
         run = self.home.run(run_id)
-        if not self.machine.is_alive(run):
+        if self.backend.look(run) != "alive":
             raise RefusedError(f"no worker of {run_id} is running: there is nothing to stop")
-        self.machine.ask_to_save(run)
+        self.backend.ask_to_save(run)
 
     def raise_budget(self, run_id: str, usd: str) -> Books:
         """Let a run spend more. One that stopped for want of money is open again.
@@ -192,7 +193,7 @@ class Outside:
         """The events of a run as they stand in its folder; with `follow` until it ends."""
         run, offset = self.home.run(run_id), 0
         while True:
-            over = not self.machine.is_alive(run)
+            over = self.backend.look(run) != "alive"
             for line, end in read_lines(run.events, offset):
                 offset = end
                 yield line.decode(errors="replace").rstrip("\n")
@@ -240,7 +241,7 @@ class Outside:
             yield House(
                 home=self.home,
                 ledger=self.ledger,
-                machine=self.machine,
+                backend=self.backend,
                 view=view,
                 tracker=self._start_tracker,
                 interrupts=interrupts,

@@ -1,27 +1,36 @@
 """A run from its first entry in the ledger to its last: where work is started and settled.
 
     planned -> starting -> running -> done | stopped | failed | interrupted -> (resume) starting …
+                   ^          |
+                   +- lost ---+   a machine that was taken away is followed by another
 
 Each step is in the ledger before it is taken, so that any process can pick a run up where another
-one was killed: `drive` is what `still launch` and `still resume` both call, and it asks the
-ledger and the run's folder, never its own memory, where the run stands.
+one was killed: `drive` is what `still launch`, `still resume` and the watcher all call, and it
+asks the ledger, the run's folder and the backend, never its own memory, where the run stands.
 """
 
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from launcher.local import Follower, Machine
+from launcher.backend import Backend, Paid, Sight
+from launcher.errors import ProvisionError
+from launcher.local import Follower
+from launcher.offers import Offer
 from launcher.plan import Plan, summary
 from launcher.view import View, Watched, news
-from recipes.errors import InterruptedRunError, RefusedError, StillhouseError, StoppedError
-from recipes.money import (
-    SECONDS_PER_HOUR,
-    format_usd,
-    from_micro_usd,
-    to_micro_usd,
+from launcher.wishes import forget_wish, wish_of
+from recipes.errors import (
+    InterruptedRunError,
+    RefusedError,
+    StillhouseError,
+    StoppedError,
+    TeardownUnprovedError,
 )
+from recipes.money import SECONDS_PER_HOUR, format_usd, from_micro_usd, to_micro_usd
 from recipes.recipe import Recipe
 from recipes.rundir import (
     AnyEvent,
@@ -41,8 +50,10 @@ from tracking.entries import (
     AttemptEnded,
     AttemptStarted,
     Git,
+    Line,
     Opened,
     Quantiles,
+    RunState,
     StateChanged,
     Teardown,
 )
@@ -50,8 +61,8 @@ from tracking.home import Home
 from tracking.ledger import Ledger
 from tracking.metering import machine_lines
 
-POLL_S = 0.2
-"""How often a run is looked at [s]."""
+NO_MACHINE = "no machine"
+"""How an attempt ends whose offer yielded none."""
 
 
 @dataclass
@@ -60,14 +71,20 @@ class House:
 
     home: Home
     ledger: Ledger
-    machine: Machine
+    backend: Backend
     view: View
     tracker: Callable[[str], None]
     """Starts what follows a run into MLflow. Whatever happens to it, the run goes on."""
+    next_offer: Callable[[Plan, Books], Offer | None] = lambda plan, _books: plan.offer
+    """What to rent for the next attempt; `None` where nothing is left to try."""
     interrupts: Callable[[], int] = lambda: 0
     """How many times a person has pressed Ctrl-C."""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    poll_s: float = 0.2
+    """How often a run is looked at [s]."""
+    patience_s: float = 900.0
+    """How long a rented machine may go without any progress [s]."""
 
 
 def open_run(house: House, run_id: str, recipe: Recipe, plan: Plan, git: Git) -> None:
@@ -97,21 +114,24 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
         RefusedError: another process drives it, or nothing of its budget is left.
         StoppedError: stopped at its budget or its hours; what is done is saved.
         InterruptedRunError: a person stopped it; it can be resumed.
+        TeardownUnprovedError: something of it may still cost.
         StillhouseError: it failed, and says why.
     """
     run = house.home.run(run_id)
     with Follower(run):
         attempt = house.ledger.books(run_id).open_attempt
-        if attempt is not None and not house.machine.is_alive(run):
-            _close_attempt(house, run, attempt, ended_at=None)
+        if attempt is not None and house.backend.look(run) != "alive":
+            _close_attempt(house, run, attempt, seen=False)
             attempt = None
-        if attempt is None and not run.done.exists():
-            attempt = _begin_attempt(house, run, allow_remote_code)
-        if attempt is not None:
-            house.tracker(run_id)
-            _follow(house, run, attempt)
-            _close_attempt(house, run, attempt, ended_at=house.clock())
-        _conclude(house, run)
+        with _end_recorded(house, run_id):
+            while attempt is not None or not run.done.exists():
+                attempt = attempt or _begin_attempt(house, run, allow_remote_code)
+                house.tracker(run_id)
+                again = _attempt_to_its_end(house, run, attempt)
+                attempt = None
+                if not again:
+                    break
+            _raise_unless_done(run)
 
 
 def reopen(run: RunDir) -> None:
@@ -126,21 +146,50 @@ def reopen(run: RunDir) -> None:
 
 
 def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attempt:
+    """Record and start the next attempt, on the first offer that yields a machine.
+
+    Raises:
+        RefusedError: nothing of the budget or of the hours is left.
+        ProvisionError: no offer yields a machine.
+    """
+    forget_wish(run)
+    plan = read_model(run.plan, Plan)
+    while True:
+        books = house.ledger.books(run.path.name)
+        offer = house.next_offer(plan, books)
+        if offer is None:
+            raise _no_machine(books)
+        attempt = _record_attempt(house, run, plan, offer, allow_remote_code)
+        try:
+            house.backend.start(run, offer)
+        except ProvisionError as error:
+            house.view.say(f"{offer.name}: {error}")
+            _close_attempt(house, run, attempt, how=NO_MACHINE)
+            continue
+        house.ledger.append(run.path.name, StateChanged(state="running"))
+        return attempt
+
+
+def _record_attempt(
+    house: House, run: RunDir, plan: Plan, offer: Offer, allow_remote_code: bool
+) -> Attempt:
+    """Set money aside for an attempt and write it down, before anything of it exists."""
     run_id, ledger = run.path.name, house.ledger
-    books, recipe, plan = ledger.books(run_id), run.read_recipe(), read_model(run.plan, Plan)
+    books, recipe = ledger.books(run_id), run.read_recipe()
     seconds, left = _seconds_left(books, recipe), _money_left(books)
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90))
     machine = left - api
-    ledger.append(run_id, StateChanged(state="starting"))
+    state = "provisioning" if house.backend.rented else "starting"
+    ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
         ledger.reserve(run_id, "teacher_api", api, "answers of the teacher, at their longest")
     started = AttemptStarted(
         attempt=len(books.attempts) + 1,
         started_at=house.clock(),
-        usd_per_hour=plan.offer.usd_per_hour,
-        price_source=plan.offer.source,
-        price_as_of=plan.offer.as_of,
-        offer=plan.offer.model_dump(mode="json"),
+        usd_per_hour=offer.usd_per_hour,
+        price_source=offer.source,
+        price_as_of=offer.as_of,
+        offer=offer.as_json(),
         reservation=ledger.reserve(run_id, "train", machine, "the machine, to its last second"),
     )
     ledger.append(run_id, started)
@@ -160,11 +209,17 @@ def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attemp
             allow_remote_code=allow_remote_code,
         ),
     )
-    ledger.append(run_id, StateChanged(state="running"))
-    house.machine.start(run)
     attempt = ledger.books(run_id).open_attempt
     assert attempt is not None, "the attempt that was just recorded"
     return attempt
+
+
+def _no_machine(books: Books) -> ProvisionError:
+    tried = [str(a.offer.get("name")) for a in books.attempts if a.how == NO_MACHINE]
+    return ProvisionError(
+        f"no machine could be had for {books.run_id}: tried {', '.join(tried) or 'nothing'}. "
+        f"Nothing of it runs. `still resume {books.run_id}` tries again."
+    )
 
 
 def _seconds_left(books: Books, recipe: Recipe) -> float | None:
@@ -191,8 +246,22 @@ def _money_left(books: Books) -> int:
     return books.free_micro_usd
 
 
-def _follow(house: House, run: RunDir, attempt: Attempt) -> None:
-    """Show a worker until it has ended; pass a person's wish to stop on to it."""
+def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
+    """Follow an attempt, give its machines back, settle it. Whether another one should follow."""
+    sight = _follow(house, run, attempt)
+    how = _close_attempt(house, run, attempt, seen=True)
+    wished = wish_of(run) is not None or house.interrupts() > 0
+    taken_away = sight == "lost" or how == "interrupted"
+    if not (house.backend.rented and taken_away) or wished:
+        return False
+    text = "the machine was taken away; going on from the last checkpoint on another one"
+    house.ledger.append(run.path.name, StateChanged(state="interrupted", reason=text))
+    house.view.say(text)
+    return True
+
+
+def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
+    """Show a worker until it is over; pass on what a person wishes; end one that hangs."""
     books = house.ledger.books(run.path.name)
     watched = Watched(
         run_id=run.path.name,
@@ -200,10 +269,11 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> None:
         usd_per_hour=attempt.usd_per_hour,
         started_at=attempt.started_at,
         spent_micro_usd=books.spent_micro_usd,
+        moved_at=house.clock(),
     )
-    offset, heard = 0, 0
+    offset, granted = 0, 0
     while True:
-        alive = house.machine.is_alive(run)
+        sight = house.backend.look(run)
         for event, end in read_events(run.events, offset):
             offset = end
             if event.attempt == attempt.number:
@@ -211,45 +281,78 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> None:
                 if text := news(event):
                     house.view.say(text)
         house.view.show(watched, house.clock())
-        if not alive:
-            return
-        heard = _pass_on_interrupts(house, run, heard)
-        house.sleep(POLL_S)
+        if sight != "alive":
+            return sight
+        granted = _grant_wishes(house, run, granted)
+        if house.backend.rented and house.clock() - watched.moved_at > house.patience_s:
+            house.view.say(f"nothing has moved for {house.patience_s:.0f} s: ending the worker")
+            house.backend.kill(run)
+            return "ended"
+        house.sleep(house.poll_s)
 
 
-def _pass_on_interrupts(house: House, run: RunDir, heard: int) -> int:
-    pressed = house.interrupts()
-    if pressed > heard:
-        if pressed == 1:
+def _grant_wishes(house: House, run: RunDir, granted: int) -> int:
+    """Have a worker save at the first wish of a person, and end it at the second."""
+    wishes = max(house.interrupts(), {None: 0, "stop": 1, "down": 2}[wish_of(run)])
+    if wishes > granted:
+        if wishes == 1:
             house.view.say("asking the worker to save; Ctrl-C once more ends it at once")
-            house.machine.ask_to_save(run)
+            house.backend.ask_to_save(run)
         else:
-            house.machine.kill(run)
-    return pressed
+            house.backend.kill(run)
+    return wishes
 
 
-def _close_attempt(house: House, run: RunDir, attempt: Attempt, ended_at: float | None) -> None:
-    """Settle everything an attempt has cost.
+def _close_attempt(
+    house: House, run: RunDir, attempt: Attempt, *, seen: bool = False, how: str | None = None
+) -> str:
+    """Give back an attempt's machines and settle everything it has cost. How it ended.
 
     Args:
-        ended_at: when the machine stopped [unix s]; `None` where nobody looked: then its last
-            sign of life counts.
+        seen: somebody saw it end just now; else its last sign of life counts, where the provider
+            has no better word.
+        how: it ended; as its own last event says where left out.
     """
-    run_id = run.path.name
+    run_id, ledger = run.path.name, house.ledger
+    released = house.backend.release(run)
     events = attempt_events(run, attempt.number)
-    if ended_at is None:
-        ended_at = max(attempt.started_at, events[-1].t if events else attempt.started_at)
-    for reservation in house.ledger.books(run_id).reservations:
+    how = how or _how(events)
+    paid = released.paid
+    if paid is None:
+        last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
+        paid = (Paid(attempt.started_at, last_s),)
+    for reservation in ledger.books(run_id).reservations:
         if reservation.id == attempt.reservation:
-            lines = machine_lines(
-                events, attempt.number, attempt.started_at, ended_at, attempt.usd_per_hour
-            )
+            lines = _paid_lines(events, attempt, paid)
         else:
             lines = {"teacher_api": sum(e.micro_usd for e in events if isinstance(e, ApiUsage))}
-        house.ledger.settle(reservation.id, lines)
-    house.ledger.append(
-        run_id, AttemptEnded(attempt=attempt.number, ended_at=ended_at, how=_how(events))
+        ledger.settle(reservation.id, lines)
+    ended_at = max([attempt.started_at, *(machine.ended_at for machine in paid)])
+    ledger.append(
+        run_id,
+        Teardown(proved=released.proved, detail=released.detail),
+        AttemptEnded(attempt=attempt.number, ended_at=ended_at, how=how),
     )
+    return how
+
+
+def _paid_lines(
+    events: list[AnyEvent], attempt: Attempt, paid: tuple[Paid, ...]
+) -> dict[Line, int]:
+    """What the machines of an attempt cost, by line [micro-dollars]."""
+    nodes = int(attempt.offer.get("nodes", 1))
+    lines: Counter[Line] = Counter()
+    for machine in paid:
+        lines.update(
+            machine_lines(
+                events,
+                attempt.number,
+                machine.started_at,
+                max(machine.started_at, machine.ended_at),
+                attempt.usd_per_hour / nodes if len(paid) > 1 else attempt.usd_per_hour,
+            )
+        )
+    return dict(lines)
 
 
 def _how(events: list[AnyEvent]) -> str:
@@ -260,24 +363,33 @@ def _how(events: list[AnyEvent]) -> str:
 # ---- the end ---------------------------------------------------------------------------------
 
 
-def _conclude(house: House, run: RunDir) -> None:
-    """Write down how the run ended, and say it: by returning, or as the error of its kind."""
-    run_id = run.path.name
-    house.ledger.append(
-        run_id, Teardown(proved=True, detail="nothing was rented: it ran on this machine")
-    )
+@contextmanager
+def _end_recorded(house: House, run_id: str) -> Iterator[None]:
+    """Write down how the run ends: by returning, or as the error of its kind."""
     try:
-        _raise_unless_done(run)
-    except StoppedError as stopped:
-        house.ledger.append(run_id, StateChanged(state="stopped", reason=str(stopped)))
-        raise
-    except InterruptedRunError as interrupted:
-        house.ledger.append(run_id, StateChanged(state="interrupted", reason=str(interrupted)))
-        raise
-    except StillhouseError as failure:
-        house.ledger.append(run_id, StateChanged(state="failed", reason=str(failure)))
+        yield
+    except RefusedError:
+        raise  # nothing was begun, so nothing has changed
+    except StillhouseError as error:
+        state: RunState = "failed"
+        if isinstance(error, StoppedError):
+            state = "stopped"
+        elif isinstance(error, InterruptedRunError):
+            state = "interrupted"
+        house.ledger.append(run_id, StateChanged(state=state, reason=str(error)))
+        _check_teardown(house, run_id)
         raise
     house.ledger.append(run_id, StateChanged(state="done"))
+    _check_teardown(house, run_id)
+
+
+def _check_teardown(house: House, run_id: str) -> None:
+    teardown = house.ledger.books(run_id).teardown
+    if teardown is not None and not teardown.proved:
+        raise TeardownUnprovedError(
+            f"{run_id} may still cost money: {teardown.detail}. "
+            f"`still down {run_id}` tries again, and may be repeated."
+        )
 
 
 def _raise_unless_done(run: RunDir) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from recipes.errors import StillhouseError
+from launcher.errors import NoCapacityError, ProvisionError
 
 JobState = Literal["waiting", "running", "succeeded", "failed", "unknown"]
 
@@ -23,14 +23,6 @@ _IN_FLUX: dict[str, JobState] = {
 }
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-class ProvisionError(StillhouseError):
-    """No machine came of an offer; another offer may do better."""
-
-
-class NoCapacityError(ProvisionError):
-    """The cloud has no such machine now."""
 
 
 class SkyPilot:

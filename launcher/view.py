@@ -50,9 +50,19 @@ class Watched:
     tokens_per_s: float | None = None
     left_s: float | None = None
     loss: float | None = None
+    moved_at: float = 0.0
+    """When anything last advanced [unix s]; a repeated progress event only says that it lives."""
 
     def see(self, event: AnyEvent) -> "Watched":
         """The facts after one more event."""
+        after = self._seen(event)
+        stands = isinstance(event, Progress) and (after.stage, after.done) == (
+            self.stage,
+            self.done,
+        )
+        return after if stands else replace(after, moved_at=event.t)
+
+    def _seen(self, event: AnyEvent) -> "Watched":
         match event:
             case StageStarted():
                 return replace(

@@ -1,14 +1,15 @@
 """A house without a real machine: the clock is ours, and the worker does what a test says."""
 
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
 
-from launcher.plan import Offer, Plan, plan_from_trial
+from launcher.backend import Released, Sight
+from launcher.offers import LOCAL, Offer
+from launcher.plan import Plan, plan_from_trial
 from launcher.run import House
 from launcher.view import Watched
 from recipes.calibration import Calibration, StageSpeed
@@ -126,12 +127,16 @@ class ScriptedMachine:
         self.clock = clock
         self.scripts = list(scripts) or [whole_run]
         self.starts: list[Limits] = []
+        self.rented = False
+        self.sight: Sight = "ended"
+        self.released = Released(proved=True, detail="nothing was rented")
+        self.releases = 0
         self.saves = 0
         self.kills = 0
         self._running: Iterator[None] | None = None
         clock.on_sleep = self._tick
 
-    def start(self, run: RunDir) -> None:
+    def start(self, run: RunDir, offer: Offer) -> None:
         if self._running is not None:
             raise RefusedError("a worker is already running")
         worker = Worker(run, self.clock)
@@ -146,8 +151,12 @@ class ScriptedMachine:
             except StopIteration:
                 self._running = None
 
-    def is_alive(self, run: RunDir) -> bool:
-        return self._running is not None
+    def look(self, run: RunDir) -> Sight:
+        return "alive" if self._running is not None else self.sight
+
+    def release(self, run: RunDir) -> Released:
+        self.releases += 1
+        return self.released
 
     def ask_to_save(self, run: RunDir) -> None:
         self.saves += 1
@@ -200,12 +209,7 @@ def trial() -> Calibration:
 @pytest.fixture
 def plan(recipe: Recipe) -> Plan:
     assert recipe.hardware.usd_per_hour is not None
-    offer = Offer(
-        name="this machine",
-        usd_per_hour=Decimal(recipe.hardware.usd_per_hour),
-        source="recipe",
-        as_of=None,
-    )
+    offer = Offer(cloud=LOCAL, usd_per_hour=recipe.hardware.usd_per_hour, source="recipe")
     return plan_from_trial(recipe, offer, TRIAL, "work")
 
 
@@ -228,7 +232,7 @@ def house(
         yield House(
             home=place,
             ledger=ledger,
-            machine=machine,
+            backend=machine,
             view=view,
             tracker=lambda run_id: None,
             clock=clock,

@@ -4,13 +4,17 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from launcher.local import Follower, LocalMachine, is_locked
+from launcher.offers import LOCAL, Offer
 from recipes.errors import RefusedError
 from recipes.rundir import EventLog, RunDir, WorkerStarted
+
+HERE = Offer(cloud=LOCAL, usd_per_hour=Decimal("1"), source="recipe")
 
 WORKER = """
 import os, signal, sys, pathlib
@@ -36,7 +40,7 @@ def machine(run: RunDir, tmp_path: Path) -> Iterator[LocalMachine]:
     machine = LocalMachine(tmp_path / "home", os.environ, (sys.executable, "-c", WORKER))
     yield machine
     machine.kill(run)
-    until(lambda: not machine.is_alive(run))
+    until(lambda: machine.look(run) == "ended")
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -52,50 +56,50 @@ def ready(run: RunDir) -> int:
 
 
 def test_a_worker_lives_from_the_moment_start_returns(machine: LocalMachine, run: RunDir) -> None:
-    machine.start(run)
+    machine.start(run, HERE)
 
-    assert machine.is_alive(run)
+    assert machine.look(run) == "alive"
     assert is_locked(run.lock)  # for other processes too, before the worker has done anything
 
 
 def test_a_second_worker_on_a_folder_is_refused(machine: LocalMachine, run: RunDir) -> None:
-    machine.start(run)
+    machine.start(run, HERE)
 
     with pytest.raises(RefusedError, match="already running"):
-        LocalMachine(run.path, os.environ, (sys.executable, "-c", WORKER)).start(run)
+        LocalMachine(run.path, os.environ, (sys.executable, "-c", WORKER)).start(run, HERE)
 
 
 def test_another_process_sees_it_live_and_asks_it_to_save(
     machine: LocalMachine, run: RunDir
 ) -> None:
-    machine.start(run)
+    machine.start(run, HERE)
     pid = ready(run)
     log = EventLog(run.events, 1)
     log.write(WorkerStarted(t=0, attempt=1, pid=pid, device="cpu"))
     log.close()
     other = LocalMachine(run.path)
 
-    assert other.is_alive(run)
+    assert other.look(run) == "alive"
     other.ask_to_save(run)
 
-    until(lambda: not machine.is_alive(run))
+    until(lambda: machine.look(run) == "ended")
     assert (run.path / "saved").exists()
 
 
 def test_a_killed_worker_is_dead_at_once_whoever_asks(machine: LocalMachine, run: RunDir) -> None:
-    machine.start(run)
+    machine.start(run, HERE)
     ready(run)
 
     machine.kill(run)
 
-    until(lambda: not machine.is_alive(run))
-    until(lambda: not LocalMachine(run.path).is_alive(run))
+    until(lambda: machine.look(run) == "ended")
+    until(lambda: LocalMachine(run.path).look(run) == "ended")
 
 
 def test_the_worker_is_told_where_the_home_is(
     machine: LocalMachine, run: RunDir, tmp_path: Path
 ) -> None:
-    machine.start(run)
+    machine.start(run, HERE)
     ready(run)
 
     assert (run.path / "home").read_text() == str(tmp_path / "home")
@@ -104,7 +108,7 @@ def test_the_worker_is_told_where_the_home_is(
 def test_nobody_lives_on_a_folder_where_nothing_was_started(run: RunDir) -> None:
     machine = LocalMachine(run.path)
 
-    assert not machine.is_alive(run)
+    assert machine.look(run) == "ended"
     machine.ask_to_save(run)  # nobody to ask, and no harm done
 
 

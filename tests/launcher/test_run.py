@@ -1,15 +1,25 @@
 """A run, from its first entry in the ledger to its last."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher.backend import Paid, Released
+from launcher.errors import NoCapacityError, ProvisionError
 from launcher.local import Follower
 from launcher.plan import Plan
 from launcher.run import House, drive, open_run, reopen
-from recipes.errors import InterruptedRunError, RefusedError, StillhouseError, StoppedError
+from launcher.wishes import make_wish
+from recipes.errors import (
+    InterruptedRunError,
+    RefusedError,
+    StillhouseError,
+    StoppedError,
+    TeardownUnprovedError,
+)
 from recipes.recipe import Recipe
 from recipes.rundir import Done, Failed, WorkerEnded, write_model
 from tracking.entries import AttemptEnded, BudgetRaised, Git
@@ -41,15 +51,15 @@ def test_a_run_is_in_the_ledger_before_its_worker_starts(
     seen: list[tuple[str, int]] = []
     start = machine.start
 
-    def spying_start(run: Any) -> None:
+    def spying_start(run: Any, offer: Any) -> None:
         books = house.ledger.books(run_id)
         seen.append((books.state, books.reserved_micro_usd))
-        start(run)
+        start(run, offer)
 
     machine.start = spying_start
     drive(house, run_id)
 
-    assert seen == [("running", 1_000_000)]
+    assert seen == [("starting", 1_000_000)]
 
 
 def test_a_finished_run_has_its_seconds_settled_and_nothing_left_reserved(
@@ -246,8 +256,8 @@ def test_ctrl_c_asks_the_worker_to_save_and_a_second_one_ends_it(
             yield
 
     machine.scripts = [deaf]
-    presses = iter([0, 1, 1, 2])
-    house.interrupts = lambda: next(presses)
+    presses = iter([0, 1, 1])
+    house.interrupts = lambda: next(presses, 2)
 
     with pytest.raises(StillhouseError):
         drive(house, run_id)
@@ -301,3 +311,148 @@ def test_a_run_folder_is_closed_to_others(house: House, run_id: str) -> None:
     folder: Path = house.home.run(run_id).path
     assert folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+
+
+# ---- machines that are rented ----------------------------------------------------------------
+
+
+def taken_away(worker: Worker) -> Iterator[None]:
+    worker.boot()
+    yield
+    worker.train(10.0)
+    yield
+
+
+def test_a_machine_that_is_taken_away_is_followed_by_another_in_the_same_run(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    machine.rented = True
+    machine.sight = "lost"
+    machine.scripts = [taken_away, *machine.scripts]
+
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert [attempt.how for attempt in books.attempts] == ["lost", "done"]
+    assert books.state == "done"
+    assert machine.releases == 2  # each machine was given back before the next was rented
+
+
+def test_each_attempt_may_rent_something_else(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    dearer = plan.offer.model_copy(update={"usd_per_hour": Decimal("7.20")})
+    offers = iter([plan.offer, dearer])
+    house.next_offer = lambda plan, books: next(offers)
+    machine.rented = True
+    machine.sight = "lost"
+    machine.scripts = [taken_away, *machine.scripts]
+
+    drive(house, run_id)
+
+    assert [limits.usd_per_hour for limits in machine.starts] == [Decimal("3.60"), Decimal("7.20")]
+
+
+def test_the_providers_own_times_are_what_is_paid(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.rented = True
+    machine.released = Released(
+        proved=True, detail="gone", paid=(Paid(1_800_000_000.0, 1_800_000_100.0),)
+    )
+
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).spent_micro_usd == 100 * USD_PER_S
+
+
+def test_an_offer_without_a_machine_is_passed_over_and_costs_nothing(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    offers = [plan.offer, plan.offer]
+    house.next_offer = lambda plan, books: offers[len(books.attempts)]
+    start = machine.start
+
+    def first_has_none(run: Any, offer: Any) -> None:
+        machine.start = start
+        raise NoCapacityError("no p5.48xlarge in us-east-1b")
+
+    machine.start = first_has_none
+    machine.released = Released(proved=True, detail="nothing there", paid=())
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert [attempt.how for attempt in books.attempts] == ["no machine", "done"]
+    assert books.state == "done"
+
+
+def test_when_no_offer_has_a_machine_the_run_says_what_was_tried_and_nothing_runs(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    house.next_offer = lambda plan, books: None if books.attempts else plan.offer
+
+    def none(run: Any, offer: Any) -> None:
+        raise NoCapacityError("none")
+
+    machine.start = none
+
+    with pytest.raises(ProvisionError, match="tried this machine"):
+        drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "failed"
+    assert books.reserved_micro_usd == 0
+    assert machine.releases == 1
+
+
+def test_a_rented_worker_that_does_not_move_is_ended(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def hangs(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        while True:
+            yield
+
+    machine.rented = True
+    machine.scripts = [hangs]
+    house.patience_s = 60.0
+    began = clock.now
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert machine.kills == 1
+    assert 60.0 < clock.now - began < 70.0
+
+
+def test_a_run_whose_teardown_is_unproved_says_what_to_look_at(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.released = Released(proved=False, detail="volume vol-1 in us-east-1 is still there")
+
+    with pytest.raises(TeardownUnprovedError, match=r"vol-1.*still down tiny-1") as unproved:
+        drive(house, run_id)
+
+    assert unproved.value.exit_code == 6
+    assert house.ledger.books(run_id).state == "done"  # the work is; its teardown is not
+
+
+@pytest.mark.parametrize(("wish", "saves", "kills"), [("stop", 1, 0), ("down", 0, 1)])
+def test_a_wish_left_by_another_process_is_granted_and_ends_the_run(
+    house: House, run_id: str, machine: ScriptedMachine, wish: Any, saves: int, kills: int
+) -> None:
+    def listens(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, wish)
+        while not machine.saves:
+            yield
+        worker.say(WorkerEnded, status="interrupted")
+
+    machine.rented = True
+    machine.scripts = [listens]
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert (machine.saves, machine.kills) == (saves, kills)
+    assert len(machine.starts) == 1

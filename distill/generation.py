@@ -6,6 +6,7 @@ its answer does not depend on which other prompts share its batch, but for the r
 """
 
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,16 +85,19 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _room(model: Any, prompt_tokens: int) -> int:
-    context = getattr(model.config, "max_position_embeddings", None)
+    """How many tokens fit behind a prompt."""
+    from distill.models import context_tokens
+
+    context = context_tokens(model)
     if context is None:
-        return 2**31
+        return sys.maxsize
     if prompt_tokens >= context:
         raise WorkerError(
             "too_long",
             f"a prompt has {prompt_tokens} tokens and the model's context is {context}",
             "Take a model with a longer context, or shorter prompts.",
         )
-    return int(context) - prompt_tokens
+    return context - prompt_tokens
 
 
 def _answer(tokenizer: Any, tokens: list[int], ends: list[int]) -> Answer:

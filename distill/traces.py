@@ -71,8 +71,8 @@ class TraceLog:
     def __init__(self, context: Context, wanted: Sequence[Job], cache: TraceCache | None) -> None:
         self._context = context
         self._cache = cache
-        self._file = open_for_appending(context.run.traces)
         self._traces = read_traces(context.run)
+        self._file = open_for_appending(context.run.traces)
         done = {(trace.row, trace.key) for trace in self._traces}
         self.missing = [job for job in wanted if (job.row.index, job.key) not in done]
         self._uncached = self._take_from_cache(wanted)

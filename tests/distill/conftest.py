@@ -1,6 +1,6 @@
 """Shared by the worker's tests: small recipes, small models, and the world of a stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,9 @@ def make_recipe(small_student: NewStudent) -> Callable[..., Recipe]:
 
 
 @pytest.fixture
-def make_context(tmp_path: Path) -> Callable[..., Context]:
+def make_context(tmp_path: Path) -> Iterator[Callable[..., Context]]:
     """The world of a stage, in a run's folder of its own; limits given replace those of none."""
+    logs: list[EventLog] = []
 
     def make(
         recipe: Recipe, folder: str = "run", stop: Stop | None = None, **limits: Any
@@ -81,6 +82,9 @@ def make_context(tmp_path: Path) -> Callable[..., Context]:
         none = {"attempt": 1, "started_at": 0.0, "usd_per_hour": 0, "machine_usd": Decimal(0)}
         checked = Limits.model_validate(none | limits)
         log = EventLog(run.events, checked.attempt)
+        logs.append(log)
         return Context(run, recipe, checked, log, stop or Stop(checked), "cpu")
 
-    return make
+    yield make
+    for log in logs:
+        log.close()

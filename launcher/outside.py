@@ -58,6 +58,7 @@ class Outside:
         sleep: waits so many seconds.
         backend: where workers run.
         trial: measures how fast this machine does a recipe's work.
+        track: starts what follows a run into MLflow.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Outside:
         sleep: Callable[[float], None] = time.sleep,
         backend: Backend | None = None,
         trial: Trial | None = None,
+        track: Callable[[str], None] | None = None,
     ) -> None:
         self.environ = environ
         self.clock = clock
         self.sleep = sleep
         self._backend = backend
         self._trial = trial
+        self._track = track
 
     @cached_property
     def home(self) -> Home:
@@ -176,7 +179,7 @@ class Outside:
         """
         try:
             amount = to_micro_usd(Decimal(usd))
-        except (InvalidOperation, ValueError):
+        except (InvalidOperation, ValueError, OverflowError):
             amount = 0
         if amount <= 0:
             raise InvalidInputError(f"--raise {usd}: must be an amount in USD above 0")
@@ -243,7 +246,7 @@ class Outside:
                 ledger=self.ledger,
                 backend=self.backend,
                 view=view,
-                tracker=self._start_tracker,
+                tracker=self._track or self._start_tracker,
                 interrupts=interrupts,
                 clock=self.clock,
                 sleep=self.sleep,

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from recipes.errors import InvalidRecipeError
-from recipes.faults import Fault, dotted, listed, printable, shown, told
+from recipes.faults import Fault, FieldPath, listed, printable, shown, told
 from recipes.recipe import Recipe
 from recipes.tree import LARGEST_BYTES, Tree, read_tree
 
@@ -61,7 +61,8 @@ def with_changes(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
             pass  # told below, in words
     from recipes.explain import faults_of
 
-    raise InvalidRecipeError(told("", [*faults, *faults_of(data)]))
+    unset = frozenset(fault.path for fault in faults)
+    raise InvalidRecipeError(told("", [*faults, *faults_of(data, unset)]))
 
 
 def _content(path: Path) -> bytes:
@@ -113,23 +114,25 @@ def _with_lists(value: Any) -> Any:
 
 def _change(data: dict[str, Any], field: str, text: str) -> Fault | None:
     """Set one field. Returns what keeps it from being set; a wrong value is found later."""
-    *above, last = field.split(".")
     target: Any = data
+    path: FieldPath = ()
+    *above, last = field.split(".")
     for step in above:
         key = _key(target, step)
         if key is None:
-            return Fault(f"{printable(field)}: {_no_entry(target, step)}")
+            return Fault(_no_entry(target, step), (*path, step))
+        path = (*path, key)
         target = target.setdefault(key, {}) if isinstance(target, dict) else target[key]
     key = _key(target, last)
     if key is None:
-        return Fault(f"{printable(field)}: {_no_entry(target, last)}")
+        return Fault(_no_entry(target, last), (*path, last))
     old = target.get(key) if isinstance(target, dict) else target[key]
     if not isinstance(old, dict | list):
         target[key] = None if text == "null" else text
         return None
     tree = read_tree(text.encode(errors="replace"))
     target[key] = tree.root.plain() if tree.root else None
-    return Fault(f"{printable(field)}: {tree.faults[0].message}") if tree.faults else None
+    return Fault(tree.faults[0].message, (*path, key)) if tree.faults else None
 
 
 def _key(target: Any, step: str) -> str | int | None:
@@ -143,5 +146,5 @@ def _key(target: Any, step: str) -> str | int | None:
 
 def _no_entry(target: Any, step: str) -> str:
     if isinstance(target, list):
-        return f"there is no entry {shown(step)}: the first of {len(target)} is 0"
-    return f"there is no {dotted((step,))} in {shown(target)}"
+        return f"there is no entry {shown(step)}: there are {len(target)}, the first is 0"
+    return f"there is no {shown(step)} in {shown(target)}"

@@ -173,7 +173,7 @@ class ModelTeacher(Part):
 
     kind: Literal["model"] = "model"
 
-    model: ModelRef
+    model: ModelRef = Field(examples=["Qwen/Qwen2.5-7B-Instruct"])
     """Hub id or folder of a causal language model."""
 
     revision: str | None = None
@@ -183,13 +183,17 @@ class ModelTeacher(Part):
     """Number format it runs in."""
 
     sampling: Sampling = Sampling()
+    """How it writes."""
 
     trust_remote_code: bool = False
     """Run code that comes with the model. Also needs `--trust-remote-code` on the command line."""
 
 
 class ApiTeacher(Part):
-    """Any OpenAI-compatible endpoint. Called from this machine, never from a rented one."""
+    """Any OpenAI-compatible endpoint, called from this machine and never from a rented one.
+
+    Not every provider's terms allow training on its answers: read them first.
+    """
 
     kind: Literal["api"] = "api"
 
@@ -222,6 +226,7 @@ class ApiTeacher(Part):
     """Requests under way at the same time."""
 
     sampling: Sampling = Sampling()
+    """How it writes."""
 
 
 class DatasetTeacher(Part):
@@ -353,9 +358,9 @@ class HubData(Source):
     dataset: str = Field(
         pattern=r"^[\w.-]+/[\w.-]+$",
         examples=["nlile/hendrycks-MATH-benchmark"],
-        json_schema_extra=_in_words("owner/name"),
+        json_schema_extra=_in_words("an id of the form owner/name"),
     )
-    """`owner/name`."""
+    """What the hub calls it."""
 
     revision: str = Field(min_length=1, examples=["b2d17b56c4299a255acb1d4bc14ce920eb15f4fc"])
     """Commit or tag. Without one the same recipe would be another experiment tomorrow."""
@@ -514,9 +519,9 @@ class Hardware(RuledPart):
     accelerators: str = Field(
         default="any",
         pattern=r"^(any|[A-Za-z0-9.-]+(:[1-9][0-9]{0,2})?)$",
-        json_schema_extra=_in_words("`any`, or a GPU's name and a count such as H100:8"),
+        json_schema_extra=_in_words("`any`, or a name and a count such as `H100:8`"),
     )
-    """GPUs of one node: `any`, or a name and a count such as `H100:8`."""
+    """GPUs of one machine."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
     """Machines that work together."""

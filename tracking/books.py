@@ -128,7 +128,7 @@ class Books:
 
     @property
     def last_at(self) -> float:
-        """When something last happened to the run [unix seconds]. A note is nothing of that kind."""
+        """When something last happened to the run, notes aside [unix seconds]."""
         return max(one.at for one in self.entries if not isinstance(one.entry, Noted))
 
     # ---- money

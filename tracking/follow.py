@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,13 +96,13 @@ def main(arguments: list[str]) -> int:
 
     def note(text: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        with (folder / "tracker.log").open("a") as file:
+        with suppress(OSError), (folder / "tracker.log").open("a") as file:
             file.write(f"{now} {text}\n")
 
     try:
         with locked(folder / "tracker.lock"):
             follow(home, run_id, note)
-    except Exception:  # nobody reads what a detached process prints
+    except Exception:  # noqa: BLE001 - nobody reads what a detached process prints
         note(traceback.format_exc())
         return 1
     return 0

@@ -40,6 +40,7 @@ from distill.models import (
 from distill.pulse import Mute
 from distill.samples import training_samples
 from distill.student import open_student, save_student
+from distill.team import ALONE
 from distill.text import Sample, messages, prompt_ids
 from distill.train import learning_rate
 from distill.trained import Trained
@@ -187,7 +188,7 @@ def _try_training(
     wanted = min(total, max(training.batch_size, TRIED_SAMPLES))
     samples, samples_s = _timed(lambda: _samples(context, rows, answers, tokenizer, model, wanted))
     repeated = [samples[number % len(samples)] for number in range(wanted)]
-    learner = Learner(model, training, context.device)
+    learner = Learner(model, training, context.device, ALONE)
     tried = _try_steps(learner, training, repeated)
     _, checkpoint_s = _timed(
         lambda: checkpoint.save(context.run.checkpoints, learner.steps, learner.state())

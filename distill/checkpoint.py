@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import IO, Any, Literal, cast
 
 import torch
@@ -75,8 +76,9 @@ def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     for path in _newest_first(folder):
         try:
             return _read(path)
-        except (InvalidInputError, OSError, RuntimeError, ValueError) as error:
-            warn(f"the checkpoint {path.name} is passed over: {error}")
+        except (InvalidInputError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
+            first_line = str(error).split("\n")[0]
+            warn(f"the checkpoint {path.name} is passed over: {first_line}")
     return None
 
 

@@ -7,6 +7,7 @@ from distill import checkpoint
 from distill.context import Context, WorkerError
 from distill.learner import DTYPES, Learner
 from distill.student import save_student
+from distill.team import Team
 from distill.trained import Trained
 from recipes.rundir import CheckpointLoaded, CheckpointSaved, Warned
 
@@ -20,12 +21,14 @@ class Keeper:
     def __init__(
         self,
         context: Context,
+        team: Team,
         learner: Learner,
         tokenizer: "PreTrainedTokenizerBase",
         steps: int,
         fingerprint: int,
     ) -> None:
         self._context = context
+        self._team = team
         self._learner = learner
         self._tokenizer = tokenizer
         self._steps = steps
@@ -49,18 +52,18 @@ class Keeper:
         Raises:
             WorkerError: it belongs to another training.
         """
-        folder = self._context.run.checkpoints
-        state = checkpoint.newest(folder, self._warn)
-        if state is None:
+        folder, is_first = self._context.run.checkpoints, self._team.rank == 0
+        state = checkpoint.newest(folder, self._warn) if is_first else None
+        if not self._team.share(lambda: state is not None):
             return
-        if state["fingerprint"] != self._fingerprint:
+        if state and state["fingerprint"] != self._fingerprint:
             raise WorkerError(
                 "other_training",
                 f"the checkpoint of step {state['learner']['steps']} belongs to a training with "
                 "other samples or settings",
                 f"Restore the run's recipe and traces, or remove {folder} to begin again.",
             )
-        self._learner.load(state["learner"])
+        self._learner.load(state["learner"] if state else None)
         self._saved_steps = self._learner.steps
         self._context.say(CheckpointLoaded, step=self._learner.steps)
 
@@ -73,7 +76,7 @@ class Keeper:
             due = self._learner.steps % every_steps == 0
         else:
             due = time.monotonic() - self._saved_at >= self._context.limits.checkpoint_every_s
-        if due:
+        if self._team.agree(due):
             self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
@@ -83,7 +86,9 @@ class Keeper:
             return
         began = time.monotonic()
         state = {"fingerprint": self._fingerprint, "learner": self._learner.state()}
-        size = checkpoint.save(self._context.run.checkpoints, steps, state)
+        size = 0
+        if self._team.rank == 0:
+            size = checkpoint.save(self._context.run.checkpoints, steps, state)
         self._saved_at = time.monotonic()
         self._saved_steps = steps
         self._write_s = self._saved_at - began
@@ -91,14 +96,16 @@ class Keeper:
 
     def save_student(self) -> None:
         """Write `student/` as it is now."""
-        save_student(
-            self._context.run.student,
-            self._learner.model,
-            self._tokenizer,
-            self._learner.weights(),
-            DTYPES[self._context.recipe.training.dtype],
-            Trained(steps=self._learner.steps, of_steps=self._steps),
-        )
+        weights = self._learner.weights()
+        if self._team.rank == 0:
+            save_student(
+                self._context.run.student,
+                self._learner.model,
+                self._tokenizer,
+                weights,
+                DTYPES[self._context.recipe.training.dtype],
+                Trained(steps=self._learner.steps, of_steps=self._steps),
+            )
 
     def _warn(self, message: str) -> None:
         self._context.say(Warned, code="checkpoint_skipped", message=message)
@@ -106,5 +113,4 @@ class Keeper:
 
 def _unmeasured_write_s(learner: Learner) -> float:
     """What a checkpoint takes before one was written [s]: 12 bytes a parameter at 100 MB/s."""
-    parameters = sum(weight.numel() for weight in learner.weights().values())
-    return 0.5 + 12 * parameters / 100e6
+    return 0.5 + 12 * learner.parameters / 100e6

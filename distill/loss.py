@@ -96,7 +96,7 @@ class _PiecewiseLoss(torch.autograd.Function):
         piece = max(64, PIECE_BYTES // (4 * weight.shape[0]))
         loss = torch.zeros((), device=hidden.device)
         states_grad = torch.empty_like(states)
-        head_grad = torch.zeros_like(weight)
+        head_grad = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(labels), piece):
             here = slice(start, start + piece)
             said = labels[here].unsqueeze(1)
@@ -107,7 +107,7 @@ class _PiecewiseLoss(torch.autograd.Function):
             slope = slope.to(states.dtype)
             states_grad[here] = slope @ head
             head_grad += slope.T @ states[here]
-        ctx.save_for_backward(states_grad.to(hidden.dtype), head_grad)
+        ctx.save_for_backward(states_grad.to(hidden.dtype), head_grad.to(weight.dtype))
         return loss
 
     @staticmethod

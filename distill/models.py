@@ -104,6 +104,26 @@ def load_model(
     return model.to(device).eval()
 
 
+def load_shape(
+    ref: str, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedModel":
+    """A causal language model without its weights, on the device `meta`, float32.
+
+    Raises:
+        WorkerError: not there, or not a causal language model.
+    """
+    with _quick_import():
+        from transformers import AutoConfig, AutoModelForCausalLM
+    with _reading("model", ref):
+        config = AutoConfig.from_pretrained(
+            _folder_or_id(ref), revision=revision, trust_remote_code=trust_remote_code
+        )
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+
+
 def new_student(student: NewStudent) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A Qwen3 model with random weights (of PyTorch's global generator) and its tokenizer.
 

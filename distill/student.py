@@ -12,7 +12,7 @@ import torch
 
 from distill.context import Context
 from distill.disk import sync_tree, writing
-from distill.models import load_model, load_tokenizer, new_student, remote_code_allowed
+from distill.models import load_model, load_shape, load_tokenizer, new_student, remote_code_allowed
 from distill.trained import NOTE, Trained
 from recipes.recipe import NewStudent
 from recipes.rundir import sync_folder, write_model
@@ -22,15 +22,27 @@ if TYPE_CHECKING:
 
 
 def open_student(context: Context) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The student before training, float32, on this process's device, and its tokenizer."""
+    """The student before training, float32, and its tokenizer.
+
+    On this process's device where it trains alone. Of several, the first has the weights, on its
+    CPU, and the others a model of that shape, which takes no memory until it is filled.
+    """
     student = context.recipe.student
+    device = context.device if context.world == 1 else "cpu"
+    shape_only = context.rank > 0
     if isinstance(student, NewStudent):
-        model, tokenizer = new_student(student)
-        return model.to(context.device), tokenizer
-    trusted = remote_code_allowed(student.trust_remote_code, context.limits)
-    tokenizer = load_tokenizer(student.model, student.revision, trusted)
-    model = load_model(student.model, student.revision, "float32", context.device, trusted)
-    return model, tokenizer
+        with torch.device("meta" if shape_only else "cpu"):
+            model, tokenizer = new_student(student)
+    else:
+        trusted = remote_code_allowed(student.trust_remote_code, context.limits)
+        reference = student.model, student.revision
+        tokenizer = load_tokenizer(*reference, trusted)
+        load = load_shape if shape_only else load_model
+        model = load(*reference, trust_remote_code=trusted)
+    if shape_only:
+        model.to_empty(device="cpu")
+        model.tie_weights()
+    return model.to(device), tokenizer
 
 
 def save_student(

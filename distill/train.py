@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from distill.batching import Batches
-from distill.context import Context, StageStopped
+from distill.context import Context, Reason, StageStopped
 from distill.generate import training_rows
 from distill.keeper import Keeper
 from distill.learner import Learner
@@ -21,16 +21,22 @@ from distill.meter import Meter
 from distill.models import context_tokens
 from distill.samples import training_samples
 from distill.student import open_student
+from distill.team import ALONE, Team
 from distill.text import Sample
 from recipes.recipe import Training
 from recipes.rundir import Stopping, Warned
+
+REASONS: tuple[Reason | None, ...] = (None, "deadline", "budget", "interrupt")
+"""To stop. Where processes see different ones, the last of them counts."""
 
 # Changing these changes how a training is carried out, and not what comes out of it.
 WITHOUT_EFFECT = {"micro_batch_size", "gradient_checkpointing", "threads", "checkpoint_every_steps"}
 
 
-def train(context: Context) -> None:
+def train(context: Context, team: Team = ALONE) -> None:
     """Train the recipe's student and write `student/`; goes on from the newest checkpoint.
+
+    Of several processes each trains on its share of every batch; the first one reads and writes.
 
     Raises:
         StageStopped: a limit came near, or a person asked. A checkpoint is saved, and, unless a
@@ -40,22 +46,25 @@ def train(context: Context) -> None:
     training = context.recipe.training
     torch.manual_seed(training.seed)
     model, tokenizer = open_student(context)
-    samples = training_samples(
-        training_rows(context),
-        tokenizer,
-        training,
-        context_tokens(model),
-        lambda code, message: context.say(Warned, code=code, message=message),
+    samples = team.share(
+        lambda: training_samples(
+            training_rows(context),
+            tokenizer,
+            training,
+            context_tokens(model),
+            lambda code, message: context.say(Warned, code=code, message=message),
+        )
     )
     batches = Batches([len(s.input_ids) for s in samples], training.batch_size, training.seed)
     steps = training.steps or batches.steps(training.epochs or 1)
-    learner = Learner(model, training, context.device)
-    keeper = Keeper(context, learner, tokenizer, steps, fingerprint(samples, training, steps))
+    learner = Learner(model, training, context.device, team)
+    keeper = Keeper(context, team, learner, tokenizer, steps, fingerprint(samples, training, steps))
     keeper.resume()
     meter = Meter(context, learner, steps)
 
     while learner.steps < steps:
-        if reason := context.stop.due(keeper.reserve_s + meter.step_s):
+        due = context.stop.due(keeper.reserve_s + meter.step_s)
+        if reason := REASONS[team.agree(REASONS.index(due))]:
             context.say(Stopping, reason=reason)
             keeper.save_checkpoint()
             if reason != "interrupt" and learner.steps > 0:

@@ -19,7 +19,8 @@ from typing import Any, Literal
 from distill.batching import planned_steps
 from distill.context import Context, StageStopped, Stop
 from distill.failures import as_worker_error
-from distill.pulse import Pulse
+from distill.pulse import Mute, Pulse
+from distill.team import Team, join
 from distill.trained import Trained, read_trained
 from recipes.errors import InterruptedRunError, RefusedError, StillhouseError
 from recipes.recipe import Recipe
@@ -53,15 +54,61 @@ def run(folder: Path) -> int:
     0 done, or stopped at a limit with everything saved; 2 and 3 nothing was begun; 4 failed; 130 a
     person stopped it. Errors go to stderr, and into the events once these can be written.
     """
-    run = RunDir(folder.absolute())
+    run, team = RunDir(folder.absolute()), join()
+    if team.rank > 0:
+        _follow(run, team)
+        code = 0
+    else:
+        code = _lead(run, team)
+        if code == StillhouseError.exit_code:
+            return code  # torchrun ends the others: they may wait in the middle of a step
+        team.share(lambda: None)
+    team.leave()
+    return code
+
+
+def _lead(run: RunDir, team: Team) -> int:
     try:
         with _only_worker(run):
-            if run.done.exists():
-                return 0
-            return _attempt(run)
+            return 0 if run.done.exists() else _attempt(run, team)
     except StillhouseError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - worker.log
         return error.exit_code
+
+
+def _follow(run: RunDir, team: Team) -> None:
+    """Train whenever the first process does, until it says that there is no more to do."""
+    given = team.share(_nothing)
+    if given is None:
+        return
+    recipe, limits = given
+    stop = Stop(limits)
+    stop.listen()
+    device = _start_torch(recipe)
+    context = Context(
+        run, recipe, limits, Mute(limits.attempt), stop, device, team.rank, team.world
+    )
+    from distill.train import train
+
+    while team.share(_nothing):
+        with suppress(StageStopped):
+            train(context, team)
+
+
+def _nothing() -> Any:
+    """A follower's word, which is not asked for: the first process's counts."""
+
+
+def _start_torch(recipe: Recipe) -> str:
+    """Import what takes seconds; this process's device."""
+    import torch
+
+    from distill.models import pick_device, start_transformers
+
+    start_transformers()
+    if recipe.training.threads:
+        torch.set_num_threads(recipe.training.threads)
+    return pick_device()
 
 
 @contextmanager
@@ -88,12 +135,13 @@ def _only_worker(run: RunDir) -> Iterator[None]:
         os.close(lock)
 
 
-def _attempt(run: RunDir) -> int:
+def _attempt(run: RunDir, team: Team) -> int:
     recipe, limits = run.read_recipe(), read_model(run.limits, Limits)
+    team.share(lambda: (recipe, limits))
     stop = Stop(limits)
     stop.listen()
     with closing(Pulse(run.events, limits.attempt)) as log:
-        worker = Worker(run, recipe, limits, log, stop)
+        worker = Worker(run, recipe, limits, log, stop, team)
         try:
             worker.work()
         except StageStopped:
@@ -110,13 +158,14 @@ class Worker:
     """One attempt at a run."""
 
     def __init__(
-        self, run: RunDir, recipe: Recipe, limits: Limits, log: EventLog, stop: Stop
+        self, run: RunDir, recipe: Recipe, limits: Limits, log: EventLog, stop: Stop, team: Team
     ) -> None:
         self._run = run
         self._recipe = recipe
         self._limits = limits
         self._log = log
         self._stop = stop
+        self._team = team
         self._stage: Stage | None = None
         self._noted = {
             event.stage for event, _ in read_events(run.events) if isinstance(event, StageDone)
@@ -133,11 +182,15 @@ class Worker:
         from distill.generate import generate
         from distill.train import train
 
+        def train_together(context: Context) -> None:
+            self._team.share(lambda: True)
+            train(context, self._team)
+
         run, reason = self._run, None
         try:
             if self._recipe.teacher.kind in ("model", "api"):
                 self._do(context, "generate", generate, is_done="generate" in self._noted)
-            self._do(context, "train", train, is_done=_is_trained(run))
+            self._do(context, "train", train_together, is_done=_is_trained(run))
         except StageStopped as stopped:
             reason = _limit(stopped)
         trained = read_trained(run.student)
@@ -162,21 +215,25 @@ class Worker:
             self.end("failed")
 
     def _start(self) -> Context:
-        import torch
+        device = _start_torch(self._recipe)
+        from distill.models import device_name
 
-        from distill.models import device_name, pick_device, start_transformers
-
-        start_transformers()
-        if self._recipe.training.threads:
-            torch.set_num_threads(self._recipe.training.threads)
-        device = pick_device()
         self._say(
             WorkerStarted,
             pid=os.getpid(),
             device=device if device == "cpu" else f"cuda:{device_name(device)}",
+            processes=self._team.world,
             versions={name: version(name) for name in ("stillhouse", "torch", "transformers")},
         )
-        return Context(self._run, self._recipe, self._limits, self._log, self._stop, device)
+        return Context(
+            self._run,
+            self._recipe,
+            self._limits,
+            self._log,
+            self._stop,
+            device,
+            world=self._team.world,
+        )
 
     def _do(
         self, context: Context, stage: Stage, work: Callable[[Context], None], *, is_done: bool

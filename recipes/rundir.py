@@ -69,6 +69,10 @@ class Limits(Part):
     allow_remote_code: bool = False
     """A person said `--trust-remote-code`. The recipe has to say so too."""
 
+    store: str | None = None
+    """Where the run's files are kept besides this machine's disk: a folder, or `s3://bucket/prefix`,
+    of this run alone. Nowhere else where left out."""
+
     def stop_at(self) -> tuple[float, StopReason] | None:
         """When everything has to be saved [unix seconds], and which limit that is."""
         ends: list[tuple[float, StopReason]] = []
@@ -183,6 +187,15 @@ class CheckpointSaved(Event):
     seconds: float
 
 
+class CheckpointStored(Event):
+    """A checkpoint is in the run store: losing the machine now costs only what comes after it."""
+
+    kind: Literal["checkpoint_stored"] = "checkpoint_stored"
+    step: int
+    size_bytes: int
+    seconds: float
+
+
 class CheckpointLoaded(Event):
     """Training goes on from `step`; what was done after it is done again."""
 
@@ -247,6 +260,7 @@ AnyEvent = Annotated[
     | ApiReserved
     | ApiUsage
     | CheckpointSaved
+    | CheckpointStored
     | CheckpointLoaded
     | StageDone
     | Scored

@@ -152,11 +152,11 @@ def open_store(url: str, environ: Mapping[str, str] = os.environ) -> Store:
 
 def is_key(key: str) -> bool:
     """Whether this can be a key: plain names with `/` between them, which lead nowhere else."""
-    names = key.split("/")
-    return len(key.encode()) <= 900 and all(
+    plain = all(
         name and name not in (".", "..") and name.isprintable() and not _ASIDE.fullmatch(name)
-        for name in names
+        for name in key.split("/")
     )
+    return plain and len(key.encode()) <= 900
 
 
 def _folder(text: str) -> Path:
@@ -235,10 +235,10 @@ class FolderStore:
         return sorted(found)
 
     def folders(self) -> list[str]:
+        if not self._root.exists():
+            return []
         with self._explained(""):
-            found = [path.name for path in self._root.iterdir() if path.is_dir()]
-            return sorted(found)
-        return []
+            return sorted(path.name for path in self._root.iterdir() if path.is_dir())
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()

@@ -1,0 +1,157 @@
+"""A run in its store, and how it comes home.
+
+    attempts/00000002        the worker of attempt 2 has begun; those before it send no more
+    recipe.json …            as in the run's folder (see recipes.rundir), and so plan.json,
+    scores.json done.json    limits.json; done.json is written when all the rest is there
+    events/ traces/          lines, in chunks
+    checkpoints/step-…/      trees, the last two
+    student/ answers/        trees
+
+The worker writes it (distill.upload), and brings it to a new machine with `restore`. The launcher
+reads it with `EventMirror`, as often as it likes. Both see from what is here what they still lack.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from recipes.rundir import RunDir, write_atomically
+from recipes.store import NotStoredError, Store
+from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint
+from recipes.store_lines import LineReader, agrees
+from recipes.store_trees import get_tree, is_like, read_tree, whole_tree
+
+ATTEMPTS = "attempts"
+
+
+class EventMirror:
+    """The launcher's side: keeps a run's folder here up to date with its store."""
+
+    def __init__(self, store: Store, run: RunDir, *, with_student: bool = True) -> None:
+        """
+        Args:
+            run: a folder in which no worker works.
+            with_student: whether the finished student comes home too; `student_bytes` says how
+                large it is.
+        """
+        self._store = store
+        self._run = run
+        self._with_student = with_student
+        self._events = LineReader(store, run.events.stem, run.events)
+
+    def fetch(self) -> int:
+        """Append new events; bring everything else home once the run is done.
+
+        Returns:
+            Bytes of new events.
+
+        Raises:
+            StoreError: it could not; what has come stays, and the next call goes on from there.
+            OSError: there is no room here.
+        """
+        new = self._events.fetch()
+        if not self._run.done.exists() and self._store.exists(self._run.done.name):
+            # The last lines may have come between the two questions.
+            new += self._events.fetch()
+            self.fetch_results()
+        return new
+
+    def fetch_results(self) -> None:
+        """Bring home what there is of scores, answers and student; `done.json` last.
+
+        For a run that ended without being done; `fetch` does it for one that is.
+        """
+        trees = (
+            [self._run.answers, self._run.student] if self._with_student else [self._run.answers]
+        )
+        for folder in trees:
+            _bring_tree(self._store, folder)
+        for path in (self._run.scores, self._run.done):
+            _bring_file(self._store, path)
+
+
+def student_bytes(store: Store) -> int | None:
+    """Size of the stored student [bytes]; `None` where there is none."""
+    tree = read_tree(store, "student")
+    return tree.size_bytes if tree else None
+
+
+def withdraw_results(store: Store) -> None:
+    """Make a run that stopped at a limit one that goes on: what it ended with is deleted."""
+    for key in ("done.json", "scores.json", "answers", "student"):
+        store.delete(key)
+
+
+def restore(store: Store, run: RunDir, warn: Callable[[str], None]) -> None:
+    """Bring a run to this machine, before a worker goes on with it: all that is stored of it.
+
+    Of files that are here already, those that grow are completed, and the others kept. Where what
+    is here and what is stored went different ways, as on a machine that the run has left and come
+    back to, the store is right; the file here is put aside, with `.other` behind its name.
+
+    Args:
+        warn: told what was put aside or passed over.
+
+    Raises:
+        StoreError: something could not be had. A worker that began all the same would pay twice.
+        OSError: there is no room here.
+    """
+    run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (run.traces, run.events):
+        if path.exists() and not agrees(store, path.stem, path):
+            other = path.with_name(f"{path.name}.other")
+            os.replace(path, other)
+            warn(f"{path.name} went on elsewhere; what was here is now {other.name}")
+        LineReader(store, path.stem, path).fetch()
+    stored = newest_checkpoint(store)
+    if stored and stored.step >= max(_steps_here(run.checkpoints), default=0):
+        pull_checkpoint(store, run.checkpoints, warn)
+    for folder in (run.student, run.answers):
+        if not folder.exists():
+            _bring_tree(store, folder)
+    for path in (run.recipe, run.plan, run.limits, run.scores, run.done):
+        if not path.exists():
+            _bring_file(store, path)
+
+
+# ---- which attempt may write -----------------------------------------------------------------
+
+
+def claim(store: Store, attempt: int) -> None:
+    """Say that the worker of this attempt writes from now on."""
+    store.put_bytes(_attempt_key(attempt), b"{}\n", only_if_new=True)
+
+
+def claimed_by(store: Store, after: int) -> int | None:
+    """The last attempt that claimed the store, if it is one after attempt `after`."""
+    later = store.entries(ATTEMPTS, _attempt_key(after))
+    return int(later[-1].key.removeprefix(f"{ATTEMPTS}/")) if later else None
+
+
+def _attempt_key(attempt: int) -> str:
+    return f"{ATTEMPTS}/{attempt:08d}"
+
+
+# ---- pieces ----------------------------------------------------------------------------------
+
+
+def _bring_tree(store: Store, folder: Path) -> None:
+    tree = whole_tree(store, folder.name)
+    if tree is not None and not is_like(folder, tree):
+        get_tree(store, folder.name, folder)
+
+
+def _bring_file(store: Store, path: Path) -> None:
+    try:
+        content = store.get_bytes(path.name)
+    except NotStoredError:
+        return
+    write_atomically(path, content)
+
+
+def _steps_here(folder: Path) -> Iterator[int]:
+    """Steps of the checkpoints on this machine that are marked as whole."""
+    for marker in folder.glob("step-*/complete"):
+        if match := re.fullmatch(r"step-(\d+)", marker.parent.name):
+            yield int(match[1])

@@ -346,7 +346,7 @@ def _mlflow(home: Home, tracking_uri: str | None) -> Iterator[Any]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return shortened(lines[0], 400) if lines else type(error).__name__
 
 
 def _without_password(text: str) -> str:

@@ -2,7 +2,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.rundir import ApiUsage, Progress, StageStarted, TrainStep
@@ -109,10 +109,11 @@ def test_tags_tell_price_code_and_state(workshop: Any) -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=10,
+    max_leaves=6,
 )
 
 
+@settings(max_examples=40)
 @given(recipe=st.dictionaries(st.text(min_size=1, max_size=5), JSON))
 def test_any_recipe_becomes_short_texts(recipe: dict[str, Any]) -> None:
     assert all(len(text) <= 20 for text in params(recipe, longest=20).values())

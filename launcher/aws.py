@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 RUN_TAG = "stillhouse-run"
+ATTEMPT_TAG = "stillhouse-attempt"
 
 GONE = frozenset({"terminated", "shutting-down"})
 """States of a machine that no longer costs."""
@@ -42,6 +43,8 @@ class Instance:
     """Since when it costs [unix s]."""
     ended_at: float | None
     """Until when it cost [unix s]; `None` while it does, or where AWS does not say."""
+    attempt: int | None
+    """Which attempt of the run it was rented for; `None` where its tags do not say."""
 
     @property
     def is_gone(self) -> bool:
@@ -106,13 +109,18 @@ class Aws:
     def end_on_shutdown(self, instance: Instance) -> bool:
         """Have a machine that powers itself off be terminated and not only stopped.
 
-        Returns whether AWS confirms it when asked back. Spot machines always are.
+        Returns whether AWS confirms it when asked back.
         """
+        from botocore.exceptions import ClientError
+
         ec2 = self._client("ec2", instance.region)
         name = "instanceInitiatedShutdownBehavior"
-        ec2.modify_instance_attribute(
-            InstanceId=instance.id, InstanceInitiatedShutdownBehavior={"Value": "terminate"}
-        )
+        try:
+            ec2.modify_instance_attribute(
+                InstanceId=instance.id, InstanceInitiatedShutdownBehavior={"Value": "terminate"}
+            )
+        except ClientError:
+            return False
         answer = ec2.describe_instance_attribute(InstanceId=instance.id, Attribute=name)
         return bool(answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value") == "terminate")
 
@@ -130,6 +138,7 @@ class Aws:
                 state=found["State"]["Name"],
                 launched_at=found["LaunchTime"].timestamp(),
                 ended_at=ended_at(found.get("StateTransitionReason", "")),
+                attempt=_attempt(found.get("Tags", [])),
             )
             for page in pages.paginate(Filters=_tagged(run_id))
             for reservation in page["Reservations"]
@@ -172,6 +181,11 @@ def ended_at(reason: str) -> float | None:
 
 def _tagged(run_id: str) -> list[dict[str, Any]]:
     return [{"Name": f"tag:{RUN_TAG}", "Values": [run_id]}]
+
+
+def _attempt(tags: list[dict[str, str]]) -> int | None:
+    values = [tag["Value"] for tag in tags if tag["Key"] == ATTEMPT_TAG]
+    return int(values[0]) if values and values[0].isdecimal() else None
 
 
 def _code(error: Any) -> str:

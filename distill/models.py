@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from distill.context import WorkerError
 from recipes.recipe import NewStudent
@@ -95,12 +96,19 @@ def load_model(
     with _quick_import():
         from transformers import AutoModelForCausalLM
     with _reading("model", ref):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             _folder_or_id(ref),
             revision=revision,
             dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
+        if loaded["missing_keys"]:
+            # transformers would fill these with random numbers, and only say so in a log.
+            missing = ", ".join(sorted(loaded["missing_keys"])[:3])
+            raise ValueError(
+                f"{len(loaded['missing_keys'])} weights are missing, such as {missing}"
+            )
     return model.to(device).eval()
 
 
@@ -193,10 +201,10 @@ def _folder_or_id(ref: str) -> str:
 
 @contextmanager
 def _reading(what: str, ref: str) -> Iterator[None]:
-    """transformers tells a wrong name, a broken file and no network by OSError and ValueError."""
+    """transformers tells a wrong name, a broken file and no network by these errors."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first_line = str(error).strip().split("\n")[0]
         raise WorkerError(
             "model_unreadable",

@@ -15,6 +15,28 @@ LOCAL = "local"
 """The cloud of this machine."""
 
 
+_ON_A_CARD = {"A100-80GB": "A100-PCIe-80GB", "H100": "H100-PCIe"}
+"""GPUs that are sold as an SXM module and, slower, on a PCIe card; catalogs call both the same."""
+
+
+def gpu_of(cloud: str, accelerator: str, instance_type: str) -> str:
+    """Which GPU a catalog means, by the name that `launcher.estimate.gpus` knows.
+
+    RunPod's plain names are the cards, and its modules are called so; other clouds name the card in
+    the machine's name or do not have it.
+
+    >>> gpu_of("aws", "H100", "p5.48xlarge"), gpu_of("runpod", "H100", "8x_H100_SECURE")
+    ('H100', 'H100-PCIe')
+    >>> gpu_of("runpod", "A100-80GB-SXM", ""), gpu_of("lambda", "H100", "gpu_1x_h100_pcie")
+    ('A100-80GB', 'H100-PCIe')
+    """
+    if accelerator.endswith("-SXM"):
+        return accelerator.removesuffix("-SXM")
+    if cloud == "runpod" or "pcie" in instance_type.lower():
+        return _ON_A_CARD.get(accelerator, accelerator)
+    return accelerator
+
+
 class Offer(Part):
     """Machines that can be had now, all of them alike."""
 
@@ -29,7 +51,7 @@ class Offer(Part):
     instance_type: str | None = None
 
     accelerator: str | None = None
-    """The GPU, by its name in the cloud's catalog."""
+    """The GPU, by its name in the cloud's catalog; `gpu` says which one that is."""
 
     accelerators: int = Field(default=0, ge=0)
     """GPUs of one node."""
@@ -61,6 +83,13 @@ class Offer(Part):
         words = [self.cloud, self.instance_type, self.zone or self.region]
         words += ["spot" if self.spot else None, f"x{self.nodes}" if self.nodes > 1 else None]
         return " ".join(word for word in words if word)
+
+    @property
+    def gpu(self) -> str | None:
+        """The GPU, by the name that `launcher.estimate.gpus` knows; `None` where there is none."""
+        if self.accelerator is None:
+            return None
+        return gpu_of(self.cloud, self.accelerator, self.instance_type or "")
 
     @property
     def usd_per_node_hour(self) -> Decimal:

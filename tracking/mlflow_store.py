@@ -20,7 +20,7 @@ from tracking.entries import Noted, RunState
 from tracking.home import Home
 from tracking.ledger import Ledger
 from tracking.locks import locked
-from tracking.receipt import Receipt, make_receipt
+from tracking.receipt import make_receipt
 from tracking.series import (
     PREFIX,
     Meter,
@@ -138,14 +138,13 @@ class _Writer:
         self._run = run
 
     def write(self, student_limit_bytes: int) -> None:
-        receipt = make_receipt(self._books, self._run)
         self._write_params()
-        self._tag(tags(self._books, receipt))
+        self._tag(tags(self._books))
         self._write_events()
         if not self._data.tags.get(_SYNCED_SEQ):
             self._copy_files([self._run.recipe, self._run.plan])
         if self._books.open_attempt is None:
-            self._write_results(receipt)
+            self._write_results()
             self._copy_student(student_limit_bytes)
         self._set_status()
         self._tag({_SYNCED_SEQ: str(self._books.last_seq)})
@@ -184,7 +183,8 @@ class _Writer:
         if offset != self._synced(_SYNCED_BYTES):
             flush()
 
-    def _write_results(self, receipt: Receipt) -> None:
+    def _write_results(self) -> None:
+        receipt = make_receipt(self._books, self._run)
         had: Mapping[str, float] = self._client.get_run(self._id).data.metrics
         points = result_points(receipt, t=self._books.last_at)
         new = [point for point in points if had.get(point.key) != point.value]

@@ -166,26 +166,25 @@ def shortened(text: str, longest: int) -> str:
     return text[: max(0, longest - len(mark))] + mark
 
 
-def tags(books: Books, receipt: Receipt) -> dict[str, str]:
+def tags(books: Books) -> dict[str, str]:
     """What a person may want to find runs by. What is unknown has no tag."""
-    price, git = receipt.price, receipt.git
-    own = {
+    newest = books.attempts[-1] if books.attempts else None
+    git, torn_down = books.opened.git, books.teardown
+    own: dict[str, Any] = {
         "run_id": books.run_id,
         "status": books.state,
         "reason": books.reason,
-        "budget_usd": str(receipt.budget_usd),
-        "offer": price.offer if price else None,
-        "usd_per_hour": str(price.usd_per_hour) if price else None,
-        "price_source": price.source if price else None,
-        "price_as_of": str(price.as_of) if price and price.as_of is not None else None,
-        "attempts": str(len(books.attempts)),
-        "git_dirty": None if git.dirty is None else str(git.dirty).lower(),
+        "budget_usd": from_micro_usd(books.budget_micro_usd),
+        "attempts": len(books.attempts),
+        "offer": newest and newest.offer_name,
+        "usd_per_hour": newest and newest.usd_per_hour,
+        "price_source": newest and newest.price_source,
+        "price_as_of": newest and newest.price_as_of,
+        "git_dirty": git.dirty,
         "git_diff_sha256": git.diff_sha256,
-        "teardown_proved": (
-            None if receipt.teardown.proved is None else str(receipt.teardown.proved).lower()
-        ),
+        "teardown_proved": torn_down and torn_down.proved,
     }
-    named = {f"{PREFIX}{name}": value for name, value in own.items() if value is not None}
+    named = {f"{PREFIX}{name}": str(value) for name, value in own.items() if value is not None}
     return named | ({"mlflow.source.git.commit": git.commit} if git.commit else {})
 
 

@@ -34,11 +34,15 @@ POLL_S = 0.1
 
 
 @dataclass(frozen=True)
-class Clocks:
-    """Time, as the threads see it."""
+class Patience:
+    """Time, as the threads see it, and how much of it they have at the end."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    grace_s: float = GRACE_S
+
+
+PATIENCE = Patience()
 
 
 def ask_endpoint(
@@ -46,7 +50,7 @@ def ask_endpoint(
     teacher: ApiTeacher,
     traces: TraceLog,
     environ: Mapping[str, str] = os.environ,
-    clocks: Clocks = Clocks(),
+    patience: Patience = PATIENCE,
 ) -> None:
     """Have the endpoint answer what is missing in `traces`.
 
@@ -56,16 +60,16 @@ def ask_endpoint(
     """
     key = api_key(teacher, environ)
     desk = Desk(context, traces, Purse(context))
-    endpoint = Endpoint(teacher, key, clocks.now)
+    endpoint = Endpoint(teacher, key, patience.now)
     askers = [
-        threading.Thread(target=_ask_all, args=(desk, teacher, endpoint, clocks), daemon=True)
+        threading.Thread(target=_ask_all, args=(desk, teacher, endpoint, patience), daemon=True)
         for _ in range(min(teacher.concurrency, len(traces.missing)))
     ]
     traces.pace.start()
     for asker in askers:
         asker.start()
     try:
-        _watch(context, desk, askers)
+        _watch(context, desk, askers, patience.grace_s)
     finally:
         desk.close()
         endpoint.close()
@@ -95,18 +99,18 @@ def api_key(teacher: ApiTeacher, environ: Mapping[str, str]) -> str:
     return key
 
 
-def _watch(context: Context, desk: "Desk", askers: list[threading.Thread]) -> None:
+def _watch(context: Context, desk: "Desk", askers: list[threading.Thread], grace_s: float) -> None:
     """Look after the threads until they have ended, or have had their time to."""
     give_up_at = float("inf")
     while alive := [asker for asker in askers if asker.is_alive()]:
         if time.monotonic() > give_up_at:
             break
         alive[0].join(POLL_S)
-        reason = context.stop.due()
+        reason = context.stop.due(reserve_s=grace_s)
         if reason is not None:
             desk.stop(reason)
         if desk.is_ending and give_up_at == float("inf"):
-            give_up_at = time.monotonic() + GRACE_S
+            give_up_at = time.monotonic() + grace_s
         desk.show()
 
 
@@ -128,7 +132,7 @@ class Desk:
 
     @property
     def is_ending(self) -> bool:
-        return self._stopped is not None or self._failed is not None
+        return self._closed or self._stopped is not None or self._failed is not None
 
     def next_job(self) -> Job | None:
         """The next answer to get; `None` when there is no more, or it is time to end."""
@@ -195,6 +199,7 @@ class Desk:
         """What comes in from now on is not written: its reservation stays open, for the resume."""
         with self._changed:
             self._closed = True
+            self._changed.notify_all()
 
     def raise_what_happened(self) -> None:
         """
@@ -219,16 +224,16 @@ def worst_input_tokens(job: Job) -> int:
 # ---- what each thread does -------------------------------------------------------------------
 
 
-def _ask_all(desk: Desk, teacher: ApiTeacher, endpoint: Endpoint, clocks: Clocks) -> None:
+def _ask_all(desk: Desk, teacher: ApiTeacher, endpoint: Endpoint, patience: Patience) -> None:
     try:
         while (job := desk.next_job()) is not None:
-            _ask_patiently(desk, teacher, endpoint, clocks, job)
+            _ask_patiently(desk, teacher, endpoint, patience, job)
     except BaseException as error:  # noqa: BLE001  # raised again in the main thread
         desk.fail(error)
 
 
 def _ask_patiently(
-    desk: Desk, teacher: ApiTeacher, endpoint: Endpoint, clocks: Clocks, job: Job
+    desk: Desk, teacher: ApiTeacher, endpoint: Endpoint, patience: Patience, job: Job
 ) -> None:
     """Get one answer, trying again where that may help."""
     chance = random.Random(job.seed)  # noqa: S311  # spreads the retries
@@ -250,7 +255,7 @@ def _ask_patiently(
             return
         if wait_s is None:
             wait_s = min(LONGEST_WAIT_S, 2**attempt) * chance.uniform(0.5, 1)
-        _wait(desk, wait_s, clocks)
+        _wait(desk, wait_s, patience)
     raise WorkerError(
         "teacher_api",
         f"row {job.row.index} of the data could not be answered in {TRIES} tries: {what}",
@@ -258,7 +263,7 @@ def _ask_patiently(
     )
 
 
-def _wait(desk: Desk, seconds: float, clocks: Clocks) -> None:
-    until = clocks.now() + seconds
-    while not desk.is_ending and (left := until - clocks.now()) > 0:
-        clocks.sleep(min(left, POLL_S))
+def _wait(desk: Desk, seconds: float, patience: Patience) -> None:
+    until = patience.now() + seconds
+    while not desk.is_ending and (left := until - patience.now()) > 0:
+        patience.sleep(min(left, POLL_S))

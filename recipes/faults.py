@@ -34,13 +34,13 @@ class Fault:
         place = f"{name}:{self.line}" if name and self.line else name
         field = dotted(self.path)
         where = " ".join(part for part in (place, field) if part)
-        return f"{where}: {self.message}" if where else self.message
+        return printable(f"{where}: {self.message}" if where else self.message)
 
 
 def told(name: str, faults: Iterable[Fault]) -> tuple[str, ...]:
     """All faults in the order of the file, each once, and how many more there are."""
     in_order = sorted(faults, key=lambda fault: fault.line or 0)
-    lines = tuple(dict.fromkeys(fault.told(printable(name)) for fault in in_order))
+    lines = tuple(dict.fromkeys(fault.told(name) for fault in in_order))
     if len(lines) <= MOST_FAULTS:
         return lines
     return (*lines[:MOST_FAULTS], f"{printable(name)}: and {len(lines) - MOST_FAULTS:,} more")
@@ -98,5 +98,5 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def printable(text: str) -> str:
-    """A file's name, whatever bytes it is made of, in a form that every terminal takes."""
+    """Text in a form that every terminal takes, whatever bytes a file's name is made of."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

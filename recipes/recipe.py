@@ -75,7 +75,7 @@ def template_columns(template: str) -> tuple[str, ...]:
             continue
         if not name.isidentifier() or spec or conversion:
             raise ValueError(
-                f"{{{name}}} is not a column: write {{name}}, and {{{{ or }}}} for a brace"
+                f"{{{name[:40]}}} is not a column: write {{name}}, and {{{{ or }}}} for a brace"
             )
         names[name] = None
     return tuple(names)
@@ -92,7 +92,7 @@ def _check_pattern(pattern: str) -> str:
             warnings.simplefilter("error")  # "possible nested set": ambiguous, so not accepted
             groups = re.compile(pattern).groups
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise ValueError(f"is not a regular expression: {error}") from error
+        raise ValueError(f"is not a regular expression: {str(error)[:100]}") from error
     if groups != 1:
         raise ValueError(f"must have exactly one group (...), has {groups}")
     return pattern

@@ -1,5 +1,7 @@
 """A house without a real machine: the clock is ours, and the worker does what a test says."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -189,6 +191,26 @@ class SilentView:
 
     def show(self, watched: Watched, now: float) -> None:
         self.shown.append(watched.line(now))
+
+
+CATALOGS = Path(__file__).parents[1] / "catalogs"
+
+SEEN_AT = 1_799_992_800.0
+"""When the frozen catalogs were written: two hours before the clock of the tests starts."""
+
+
+@pytest.fixture
+def sky_home(tmp_path: Path) -> Path:
+    """A home folder in which SkyPilot has fetched the frozen catalogs, and nothing more."""
+    home = tmp_path / "sky-home"
+    catalogs = home / ".sky" / "catalogs" / "v8"
+    shutil.copytree(CATALOGS, catalogs)
+    for path in catalogs.glob("*/vms.csv"):
+        os.utime(path, (SEEN_AT, SEEN_AT))
+        checksum = catalogs / ".meta" / path.parent.name / "vms.csv.md5"
+        checksum.parent.mkdir(parents=True)
+        checksum.touch()
+    return home
 
 
 @pytest.fixture

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before torch is imported: on a busy machine two threads are up to five times slower than one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+pytest_plugins = ["loopback_s3"]
+
 GOLDEN = Path(__file__).parent / "golden"
 
 # A busy machine is no fault of the code: no example has a deadline.

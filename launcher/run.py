@@ -176,10 +176,13 @@ def _record_attempt(
     """Set money aside for an attempt and write it down, before anything of it exists."""
     run_id, ledger = run.path.name, house.ledger
     books, recipe = ledger.books(run_id), run.read_recipe()
+    for orphan in books.reservations:  # of a launcher that was killed before the attempt began
+        ledger.release(orphan.id)
+    books = ledger.books(run_id)
     seconds, left = _seconds_left(books, recipe), _money_left(books)
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90))
     machine = left - api
-    state = "provisioning" if house.backend.rented else "starting"
+    state: RunState = "provisioning" if house.backend.rented else "starting"
     ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
         ledger.reserve(run_id, "teacher_api", api, "answers of the teacher, at their longest")
@@ -321,15 +324,15 @@ def _close_attempt(
     if paid is None:
         last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
         paid = (Paid(attempt.started_at, last_s),)
+    assert attempt.reservation is not None, "an attempt begins with what pays for it"
     for reservation in ledger.books(run_id).reservations:
-        if reservation.id == attempt.reservation:
-            lines = _paid_lines(events, attempt, paid)
-        else:
-            lines = {"teacher_api": sum(e.micro_usd for e in events if isinstance(e, ApiUsage))}
-        ledger.settle(reservation.id, lines)
+        if reservation.id != attempt.reservation:
+            asked = sum(event.micro_usd for event in events if isinstance(event, ApiUsage))
+            ledger.settle(reservation.id, {"teacher_api": asked})
     ended_at = max([attempt.started_at, *(machine.ended_at for machine in paid)])
-    ledger.append(
-        run_id,
+    ledger.settle(
+        attempt.reservation,
+        _paid_lines(events, attempt, paid),
         Teardown(proved=released.proved, detail=released.detail),
         AttemptEnded(attempt=attempt.number, ended_at=ended_at, how=how),
     )

@@ -22,7 +22,7 @@ from recipes.errors import (
 )
 from recipes.recipe import Recipe
 from recipes.rundir import Done, Failed, WorkerEnded, write_model
-from tracking.entries import AttemptEnded, BudgetRaised, Git
+from tracking.entries import AttemptStarted, BudgetRaised, Git
 
 # The worker and the machine are of conftest; tests see them only through their fixtures.
 Worker = Any
@@ -154,26 +154,27 @@ def _dies(*_: object) -> None:
     raise SystemExit(1)
 
 
-def test_books_settled_but_not_closed_by_a_killed_launcher_are_settled_once(
+def test_money_set_aside_by_a_launcher_killed_before_its_attempt_is_free_again(
     house: House, run_id: str, machine: ScriptedMachine
 ) -> None:
     append = house.ledger.append
 
-    def dies_before_the_end(run: str, *entries: Any) -> None:
-        if any(isinstance(entry, AttemptEnded) for entry in entries):
+    def dies_before_the_attempt(run: str, *entries: Any) -> None:
+        if any(isinstance(entry, AttemptStarted) for entry in entries):
             raise SystemExit(1)
         append(run, *entries)
 
-    house.ledger.append = dies_before_the_end  # type: ignore[method-assign]
+    house.ledger.append = dies_before_the_attempt  # type: ignore[method-assign]
     with pytest.raises(SystemExit):
         drive(house, run_id)
-    spent = house.ledger.books(run_id).spent_micro_usd
+    assert house.ledger.books(run_id).reserved_micro_usd == 1_000_000
     house.ledger.append = append  # type: ignore[method-assign]
 
     drive(house, run_id)
 
-    assert house.ledger.books(run_id).spent_micro_usd == spent
-    assert len(machine.starts) == 1
+    assert house.ledger.books(run_id).state == "done"
+    assert house.ledger.books(run_id).reserved_micro_usd == 0
+    assert [limits.machine_usd for limits in machine.starts] == [1]
 
 
 def test_a_run_that_is_done_is_not_started_again(

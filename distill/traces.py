@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from distill.cache import TraceCache, answer_key
-from distill.context import Context
+from distill.context import Context, WorkerError
 from distill.data import Row
 from distill.pace import Pace
 from recipes.errors import InvalidInputError
@@ -66,15 +66,26 @@ def read_traces(run: RunDir) -> list[Trace]:
 
 
 class TraceLog:
-    """The pen for `traces.jsonl`. Use as a context manager."""
+    """The pen for `traces.jsonl`. Use as a context manager.
+
+    Raises:
+        WorkerError: there are answers of another teacher than the recipe's.
+    """
 
     def __init__(self, context: Context, wanted: Sequence[Job], cache: TraceCache | None) -> None:
         self._context = context
         self._cache = cache
         self._traces = read_traces(context.run)
-        self._file = open_for_appending(context.run.traces)
         done = {(trace.row, trace.key) for trace in self._traces}
+        if not done <= {(job.row.index, job.key) for job in wanted}:
+            raise WorkerError(
+                "teacher_changed",
+                f"{context.run.traces} holds answers that are not this recipe's teacher's: "
+                "its folder, the data or the sampling have changed since the run began",
+                "Put back what was there, or launch the recipe as a new run.",
+            )
         self.missing = [job for job in wanted if (job.row.index, job.key) not in done]
+        self._file = open_for_appending(context.run.traces)
         self._uncached = self._take_from_cache(wanted)
         self.pace = Pace(context, "generate", done=len(self._traces), total=len(wanted))
 

@@ -203,11 +203,12 @@ class S3Store:
         ]
 
     def folders(self) -> list[str]:
-        return [
+        names = [
             found["Prefix"].removeprefix(self._prefix).rstrip("/")
             for page in self._listing(Prefix=self._prefix, Delimiter="/")
             for found in page.get("CommonPrefixes", [])
         ]
+        return sorted(names)  # S3 sorts them with the / behind, and so b- before b/
 
     def exists(self, key: str) -> bool:
         # Not by HEAD, whose answer cannot tell a missing key from a missing bucket.

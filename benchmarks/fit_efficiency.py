@@ -28,11 +28,11 @@ def as_evidence(run: Run) -> Evidence | None:
     return Evidence(run.id, run.project, run.work, run.machine, run.tokens_per_gpu_s)
 
 
-def main() -> int:
+def main(arguments_given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, required=True, help="table of published runs")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the evidence goes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments_given)
     try:
         runs = read_runs(arguments.runs)
     except UnreadableRuns as error:

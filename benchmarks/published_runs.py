@@ -347,9 +347,9 @@ def project(source: str) -> str:
 
 
 def _number(row: Row, column: str) -> float | None:
-    """A figure above 0; anything else is not stated."""
+    """A figure above 0, and not beyond all measure; anything else is not stated."""
     try:
         value = float(row[column] or "")
     except ValueError:
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    return value if 1e-9 <= value <= 1e12 else None

@@ -96,7 +96,7 @@ def effects(work: TrainingWork, fleet: Fleet) -> Floats:
     kinds = fleet.kinds
     balance = np.array([math.log(gpu.balance / A100_BALANCE) for gpu in kinds])
     matmul = np.array([_best_matmul(gpu.best_matmul_flops, gpu.half_flops) for gpu in kinds])
-    slow = np.array([not gpu.fast_links for gpu in kinds])
+    slow = np.array([not gpu.fast_links for gpu in kinds], dtype=np.bool_)
     sharded = _sharded(work, fleet)
     extra = np.where(sharded, EXTRA_TOKENS_SHARDED, EXTRA_TOKENS_WHOLE)
     thin = np.log1p(THIN_STEP_TOKENS * fleet.gpus / work.step_tokens)
@@ -119,8 +119,8 @@ def _sharded(work: TrainingWork, fleet: Fleet) -> NDArray[np.bool_]:
     if work.method == "full":
         return fleet.gpus > 1
     frozen = work.params * (NF4 if work.method == "qlora" else HALF)
-    too_large = np.array([frozen > WHOLE_ON_ONE_GPU * gpu.memory_bytes for gpu in fleet.kinds])
-    return too_large[fleet.kind].astype(np.bool_)
+    memory = np.array([gpu.memory_bytes for gpu in fleet.kinds])
+    return (frozen > WHOLE_ON_ONE_GPU * memory)[fleet.kind]
 
 
 def _effects_of_work(work: TrainingWork) -> dict[str, float]:

@@ -52,11 +52,18 @@ class Efficiency:
         }
 
 
-def fit(evidence: Sequence[Evidence]) -> Efficiency:
-    """The posterior after `evidence`: exact, no randomness, the order does not matter."""
+def fit(evidence: Sequence[Evidence], *, looseness: float = 1.0) -> Efficiency:
+    """The posterior after `evidence`: exact, no randomness, the order does not matter.
+
+    Args:
+        evidence: measured runs; none at all leaves the expectations.
+        looseness: factor on the doubts about all effects; above 1 the runs count for more.
+    """
     levels = tuple(dict.fromkeys(level for row in evidence for level in _levels(row)))
     prior_mean = np.array([e.expected for e in EFFECTS] + [0.0] * len(levels))
-    prior_sd = np.array([e.doubt for e in EFFECTS] + [_level_sd(level) for level in levels])
+    prior_sd = np.array(
+        [looseness * e.doubt for e in EFFECTS] + [_level_sd(level) for level in levels]
+    )
     precision = np.diag(prior_sd**-2.0)
     weighted = precision @ prior_mean
     for row in evidence:

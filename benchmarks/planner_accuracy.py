@@ -21,7 +21,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,14 +107,12 @@ def predict(run: Run, keep: Keep, looseness: float = 1.0) -> Prediction | None:
     if itself:
         others = [row for row in published() if row is not itself and keep(row, run)]
         known = _fit(tuple(row.id for row in others), looseness)
-    tokens = run.work.train_tokens or 1.0
-    work = replace(run.work, train_tokens=tokens)
-    estimate = estimate_training(work, run.machine, known)
+    estimate = estimate_training(run.work, run.machine, known)
     hours = estimate.gpu_hours
-    rates = (tokens / 3600 / each for each in (hours.p90, hours.p50, hours.p10))
+    rates = (run.work.train_tokens / 3600 / each for each in (hours.p90, hours.p50, hours.p10))
     return Prediction(
         run=run,
-        gpu_hours=hours if run.work.train_tokens else None,
+        gpu_hours=hours if run.tokens else None,
         tokens_per_gpu_s=Quantiles(*rates),
         held_out=itself is not None,
         notes=estimate.notes,

@@ -68,7 +68,10 @@ class Run:
     project: str
     """Who published it: an owner of repositories, a paper, or the first words of the source."""
     work: TrainingWork | None
+    """For a single token where `tokens` are not known."""
     machine: Machine | None
+    tokens: float | None
+    """Trained on, over all epochs [tokens]."""
     gpu_hours: float | None
     """Stated [GPU-hours]."""
     tokens_per_gpu_s: float | None
@@ -117,6 +120,7 @@ def _read(row: Row, path: Path) -> Run:
         project=project(row["source"]),
         work=work,
         machine=machine,
+        tokens=_tokens(row),
         gpu_hours=gpu_hours,
         tokens_per_gpu_s=rate,
         faults=tuple(_faults(row, work, machine, rate)),
@@ -149,15 +153,16 @@ def _work(row: Row, machine: Machine) -> TrainingWork | None:
     params = _number(row, "params_B") or _size_in_words(row["base_model"])
     if params is None:
         return None
+    active = min(params, _number(row, "params_B_moe_active") or params)
     text, method = _text(row), row["method"].lower()
     packed = _packed(row)
     sample = _sample_tokens(row, packed)
     layers, hidden = _shape(row["arch_layers_hidden_vocab"], params * 1e9)
     kernels = _kernels(text, method)
     work = TrainingWork(
-        train_tokens=(_number(row, "tokens_total_M") or 0.0) * 1e6,
+        train_tokens=_tokens(row) or 1.0,
         params=params * 1e9,
-        active_params=(_number(row, "params_B_moe_active") or params) * 1e9,
+        active_params=active * 1e9,
         layers=layers,
         attention_width=hidden,
         sample_tokens=sample,
@@ -174,6 +179,11 @@ def _work(row: Row, machine: Machine) -> TrainingWork | None:
         framework=_framework(text, row),
     )
     return replace(work, recompute=_recomputes(row, work, machine))
+
+
+def _tokens(row: Row) -> float | None:
+    millions = _number(row, "tokens_total_M")
+    return millions * 1e6 if millions else None
 
 
 def _text(row: Row) -> str:
@@ -212,7 +222,7 @@ def _sample_tokens(row: Row, packed: bool) -> float:
 
 def _shape(stated: str, params: float) -> tuple[int, int]:
     """Layers and width; where not stated, those of a usual model: 128 times as wide as deep."""
-    match = re.match(r"(\d+)/(\d+)/", stated)
+    match = re.match(r"([1-9]\d*)/([1-9]\d*)/", stated)
     if match:
         return int(match[1]), int(match[2])
     hidden = (128 * params / 12) ** (1 / 3)
@@ -279,8 +289,9 @@ def _gpu_hours(row: Row) -> float | None:
 
 
 def _rate(row: Row, work: TrainingWork, machine: Machine, gpu_hours: float | None) -> float | None:
-    if work.train_tokens and gpu_hours:
-        return work.train_tokens / gpu_hours / 3600
+    tokens = _tokens(row)
+    if tokens and gpu_hours:
+        return tokens / gpu_hours / 3600
     share = _number(row, "implied_mfu_pct_of_bf16_peak")
     if share is None:
         return _number(row, "tok_per_s_per_gpu")
@@ -316,7 +327,7 @@ def _contradictions(row: Row) -> list[str]:
         found.append("gpu_hours is not n_gpus times wall_h")
     if differ(product("cost_usd"), product("gpu_hours", "usd_per_gpu_h"), 0.2):
         found.append("cost_usd is not gpu_hours times usd_per_gpu_h")
-    tokens = (product("tokens_total_M") or 0.0) * 1e6
+    tokens = _tokens(row) or 0.0
     seconds = (product("gpu_hours", "tok_per_s_per_gpu") or 0.0) * 3600
     if differ(tokens, seconds, 0.1):
         found.append("tok_per_s_per_gpu is not tokens_total_M over gpu_hours")

@@ -59,7 +59,7 @@ def read_evidence(rows: Iterable[dict[str, str]]) -> Iterable[Evidence]:
         yield Evidence(
             id=row["id"],
             project=row["project"],
-            work=TrainingWork(train_tokens=0.0, **fields),
+            work=TrainingWork(train_tokens=1.0, **fields),
             machine=Machine(gpu, int(row["gpus_per_node"]), int(row["nodes"])),
             tokens_per_gpu_s=float(row["tokens_per_gpu_s"]),
         )

@@ -1,5 +1,6 @@
 """What is trained, and on what: the two things that an estimate of training is made from."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,12 @@ Fusion = Literal["nothing", "attention", "attention_and_loss"]
 
 @dataclass(frozen=True)
 class TrainingWork:
-    """The work of a training run, whatever it runs on."""
+    """The work of a training run, whatever it runs on.
+
+    Raises:
+        ValueError: tokens, parameters or layers that are not above 0; more active parameters than
+            there are.
+    """
 
     train_tokens: float
     """Tokens that pass through the student over all epochs, padding aside [tokens]."""
@@ -63,6 +69,13 @@ class TrainingWork:
     """Runs of the same framework tend to be off in the same direction."""
     setup: str = ""
     """Names work that was measured already; the same name and machine take that measurement."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_tokens", "active_params", "layers", "sample_tokens", "step_tokens"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, is {getattr(self, name)}")
+        if self.active_params > self.params:
+            raise ValueError(f"active_params {self.active_params} are more than {self.params}")
 
     @classmethod
     def of_model(

@@ -235,5 +235,13 @@ def test_machines_of_a_fleet_are_looked_at_once_however_often_they_are_offered()
     assert np.array_equal(distinct.kind[which], fleet.kind)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("train_tokens", 0), ("sample_tokens", -1.0), ("active_params", 1e12)]
+)
+def test_work_that_cannot_be_is_an_error_that_names_the_figure(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(S1, **{field: value})
+
+
 def test_an_empty_fleet_has_no_hours() -> None:
     assert len(estimate_fleet(S1, Fleet.of([])).p50) == 0

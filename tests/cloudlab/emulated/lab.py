@@ -1,0 +1,285 @@
+"""The lab from outside: bring it up, run commands in it, ask it, take it down.
+
+A lab that is up is one tree of processes below one `unshare`. Ending that tree ends everything;
+nothing else of it exists but its folder.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+
+from emulated import account, image, tools
+from emulated.catalog import write_catalogs
+from emulated.folder import ENDPOINT, REPOSITORY, SCRIPTS, LabError, LabFolder, LabUnavailable
+from emulated.processes import child_of, is_running, kill_tree, started_at
+from emulated.tools import Say
+from emulated.wheel import ensure_wheel
+
+START_S = 60.0
+"""How long the emulated AWS may take to answer [s]."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A lab that was started: its outermost process, and the port of its API on loopback."""
+
+    pid: int
+    started: int
+    """Ticks since boot when that process started: a number taken by another is not ours."""
+    port: int
+    kept: bool
+    """Made by `up`: tests use it and leave it as it is."""
+
+
+class Lab:
+    """One lab. Methods but `up` and `down` need it to be up."""
+
+    def __init__(self, folder: LabFolder) -> None:
+        self.folder = folder
+
+    # ---- up and down ---------------------------------------------------------------------------
+
+    def up(self, say: Say, *, kept: bool) -> None:
+        """Start the lab; nothing happens if it is up.
+
+        Raises:
+            LabUnavailable: not root, or this machine lacks what the lab needs.
+            LabError: a download failed, moto does not answer.
+        """
+        tools.require_root()
+        _require_same_python()
+        with self._alone():
+            if self.is_up():
+                return
+            self._end()
+            tools.ensure_programs(say)
+            wheel = ensure_wheel(self.folder, say)
+            image_path = image.ensure_image(self.folder, wheel, say)
+            python = tools.ensure_moto(self.folder, say)
+            self._furnish_home(wheel)
+            self._start(python, image_path, kept)
+
+    def down(self) -> None:
+        """End everything of the lab, also of one that was killed. Image and caches stay."""
+        with self._alone():
+            self._end()
+
+    def is_up(self) -> bool:
+        """Whether it was started, still runs and answers."""
+        state = self.state()
+        return state is not None and _alive(state) and self._answers(state.port)
+
+    def state(self) -> State | None:
+        """What `up` wrote down, if anything."""
+        try:
+            return State(**json.loads(self.folder.state.read_text()))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _end(self) -> None:
+        state = self.state()
+        if state is not None and _alive(state):
+            kill_tree(state.pid)
+        if self.folder.run.exists():
+            shutil.rmtree(self.folder.run)
+        # SkyPilot keeps its ssh sockets here, whatever HOME says.
+        shutil.rmtree(Path("/tmp") / f"sky_ssh_{self.folder.mark}", ignore_errors=True)
+
+    def _furnish_home(self, wheel: Path) -> None:
+        sky = self.folder.home / ".sky"
+        shutil.copytree(wheel.parent, sky / "wheels" / wheel.parent.name)
+        write_catalogs(self.folder.home)
+        (sky / "config.yaml").write_text(account.SKYPILOT_CONFIG)
+
+    def _start(self, python: Path, image_path: Path, kept: bool) -> None:
+        self.folder.hosts.mkdir(parents=True)
+        self.folder.logs.mkdir(parents=True, exist_ok=True)
+        listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        daemon = [str(python), "-m", "emulated.daemon", "--lab", str(self.folder.path)]
+        daemon += ["--image", str(image_path), "--shared", sysconfig.get_path("purelib")]
+        with listening:
+            daemon += ["--socket", str(listening.fileno())]
+            pid = _start_alone([*_SEALED, *daemon], self.folder.logs / "lab.log", listening)
+            state = State(pid, started_at(pid), listening.getsockname()[1], kept)
+        aside = self.folder.state.with_suffix(".tmp")
+        aside.write_text(json.dumps(vars(state)))
+        aside.rename(self.folder.state)
+        self._wait_until_ready(state)
+
+    def _wait_until_ready(self, state: State) -> None:
+        deadline = time.monotonic() + START_S
+        while not self._answers(state.port):
+            if not _alive(state) or time.monotonic() > deadline:
+                kill_tree(state.pid)
+                raise LabError(f"the emulated AWS does not start: {self.folder.logs}/lab.log")
+            time.sleep(0.1)
+
+    @staticmethod
+    def _answers(port: int) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5) as answer:
+                return bool(json.load(answer))
+        except (URLError, OSError):
+            return False
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        with (self.folder.path / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # ---- commands inside -----------------------------------------------------------------------
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment of a command in the lab: a HOME of its own, and an AWS account that is ours.
+
+        Nothing of the caller's credentials or settings is passed on.
+        """
+        return {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.folder.home),
+            "LANG": "C.UTF-8",
+            "TERM": os.environ.get("TERM", "dumb"),
+            "OMP_NUM_THREADS": "1",
+            "AWS_ACCESS_KEY_ID": "lab",
+            "AWS_SECRET_ACCESS_KEY": "lab",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": ENDPOINT,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+            "SKYPILOT_USER_ID": self.folder.mark,
+        }
+
+    def command(self, command: Sequence[str | Path]) -> list[str]:
+        """The same command, run in the lab. Its signals, exit status and output pass through.
+
+        Raises:
+            LabError: the lab is not up.
+        """
+        state = self.state()
+        inner = child_of(state.pid) if state is not None and _alive(state) else None
+        if inner is None:
+            raise LabError("the emulated cloud is not up: `make cloudlab-up` starts it")
+        enter = str(SCRIPTS / "emulated" / "enter.py")
+        return [sys.executable, "-I", "-S", enter, str(inner), *map(str, command)]
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        timeout_s: float = 300.0,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = REPOSITORY,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the lab to its end. A failure that is checked shows what it said."""
+        done = subprocess.run(
+            self.command(command),
+            env=self.env | dict(env or {}),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"{' '.join(map(str, command))} ended with {done.returncode}:\n"
+                f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+            )
+        return done
+
+    def start(
+        self,
+        command: Sequence[str | Path],
+        *,
+        output: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = REPOSITORY,
+    ) -> "subprocess.Popen[bytes]":
+        """Start a command in the lab; what it says goes to a file. Signals to it arrive."""
+        with output.open("ab") as file:
+            return subprocess.Popen(
+                self.command(command),
+                env=self.env | dict(env or {}),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    # ---- levers --------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        """The emulated AWS as this machine reaches it, from outside the lab."""
+        state = self.state()
+        if state is None:
+            raise LabError("the emulated cloud is not up: `make cloudlab-up` starts it")
+        return f"http://127.0.0.1:{state.port}"
+
+    def lever(self, method: str, path: str, body: bytes | None = None) -> object:
+        """Pull a lever; `emulated/gateway.py` lists them.
+
+        Raises:
+            LabError: there is no such lever or host.
+        """
+        request = urllib.request.Request(f"{self.endpoint}/-/{path}", data=body, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            raise LabError(f"{method} {path}: {error.read().decode()}") from error
+
+
+_SEALED = ["unshare", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child"]
+_SEALED += ["--mount-proc", "--propagation", "slave"]
+# pid 1 has to collect what daemons leave behind; bash does, and ends when the lab's process does.
+_SEALED += ["bash", "-c", '"$@" & wait $!', "lab"]
+
+
+def _start_alone(command: list[str], log: Path, lent: socket.socket) -> int:
+    """Start a process that outlives us and is nobody's child; returns its number."""
+    started = subprocess.run(
+        ["bash", "-c", 'setsid "$@" >"$LOG" 2>&1 </dev/null & echo $!', "start", *command],
+        env=os.environ | {"LOG": str(log)},
+        cwd=SCRIPTS,
+        pass_fds=[lent.fileno()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(started.stdout)
+
+
+def _alive(state: State) -> bool:
+    return is_running(state.pid) and started_at(state.pid) == state.started
+
+
+def _require_same_python() -> None:
+    """Hosts use the packages of the Python that runs us.
+
+    Raises:
+        LabUnavailable: it is another version than the hosts'.
+    """
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if ours != image.PYTHON:
+        raise LabUnavailable(
+            f"hosts of the lab have Python {image.PYTHON} and share this environment's packages, "
+            f"which are made for {ours}: make the environment with Python {image.PYTHON}"
+        )

@@ -7,7 +7,6 @@ be right, and what is there.
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 FieldPath = tuple[str | int, ...]
@@ -93,6 +92,8 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     """
     if len(word) > _LONGEST_SHOWN:
         return None  # comparing takes the product of both lengths
+    from difflib import get_close_matches  # only for a file with faults
+
     close = get_close_matches(word.lower().replace("-", "_"), list(words), n=1, cutoff=0.6)
     return close[0] if close else None
 

@@ -5,129 +5,39 @@ are immutable, a misspelt key is an error, validators check and never alter, and
 one place only: a command-line flag changes a field of the recipe.
 """
 
-import re
-import warnings
 from collections.abc import Iterator
 from decimal import Decimal
-from string import Formatter
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-HOME_VARIABLE = "$STILLHOUSE_HOME"
-"""The one variable a path in a recipe may begin with. The launcher replaces it."""
+from recipes.data import Data, GeneratedData, HubData, JsonlData, ParquetData, Source
+from recipes.part import (
+    HOME_VARIABLE,
+    AnswerPattern,
+    BrokenRule,
+    ModelRef,
+    Name,
+    Part,
+    PositiveUsd,
+    RuledPart,
+    UsdPrice,
+    in_words,
+    template_columns,
+)
 
-
-class Part(BaseModel):
-    """A piece of a recipe: immutable, and a misspelt key is an error."""
-
-    # No use_attribute_docstrings: reading them at import took longer than all the rest together.
-    # recipes.schema reads them where they are shown.
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        defer_build=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        protected_namespaces=(),
-    )
-
-
-class BrokenRule(NamedTuple):
-    """Fields of one part, or of parts below it, that do not go together."""
-
-    fields: tuple[str, ...]
-    """All that the rule looks at, as dotted paths; the first is where a person should look."""
-
-    message: str
-    """What would be right; follows the name of the first field."""
-
-
-class RuledPart(Part):
-    """A part whose fields depend on each other."""
-
-    def broken_rules(self) -> Iterator[BrokenRule]:
-        """Every rule that this part breaks."""
-        raise NotImplementedError
-
-    @model_validator(mode="after")
-    def _keeps_its_rules(self) -> Self:
-        broken = tuple(self.broken_rules())
-        if broken:
-            message = "; ".join(f"{rule.fields[0]}: {rule.message}" for rule in broken)
-            raise PydanticCustomError("rules", "{message}", {"message": message, "rules": broken})
-        return self
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """Names of the columns that a template takes, in order, each once.
-
-    Raises:
-        ValueError: braces that do not pair, or anything but a plain name inside them.
-
-    >>> template_columns("{question} = {{boxed}} {question}")
-    ('question',)
-    """
-    names: dict[str, None] = {}
-    for _, name, spec, conversion in Formatter().parse(template):
-        if name is None:
-            continue
-        if not name.isidentifier() or spec or conversion:
-            raise ValueError(
-                f"{{{name[:40]}}} is not a column: write {{name}}, and {{{{ or }}}} for a brace"
-            )
-        names[name] = None
-    return tuple(names)
-
-
-def _check_template(template: str) -> str:
-    template_columns(template)
-    return template
-
-
-def _check_pattern(pattern: str) -> str:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # "possible nested set": ambiguous, so not accepted
-            groups = re.compile(pattern).groups
-    except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise ValueError(f"is not a regular expression: {str(error)[:100]}") from error
-    if groups != 1:
-        raise ValueError(f"must have exactly one group (...), has {groups}")
-    return pattern
-
-
-def _in_words(must_be: str) -> dict[str, JsonValue]:
-    """What a pattern asks for, as people say it; editors show it too."""
-    return {"patternErrorMessage": f"must be {must_be}"}
-
-
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
-        examples=["my-student"],
-        json_schema_extra=_in_words("lower-case letters, digits and dashes, 40 at most"),
-    ),
-]
-"""Also names clusters and experiments, hence the narrow alphabet."""
-
-Template = Annotated[
-    str,
-    Field(min_length=1, max_length=100_000, examples=["{problem}"]),
-    AfterValidator(_check_template),
-]
-"""Text with `{column}` where a column's value goes; `{{` and `}}` are plain braces."""
-
-ModelRef = Annotated[
-    str, Field(min_length=1, max_length=500, examples=["Qwen/Qwen2.5-0.5B-Instruct"])
-]
-"""A hub id (`owner/name`), or a folder: begins with `/`, `.`, `~/` or `$STILLHOUSE_HOME/`."""
-
-PositiveUsd = Annotated[Decimal, Field(gt=0, le=10_000_000)]
-UsdPrice = Annotated[Decimal, Field(ge=0, le=1_000_000)]
-
+# Whoever works with recipes imports from here, wherever a part is written down.
+__all__ = [
+    "Recipe",
+    "Teacher", "NoTeacher", "ModelTeacher", "ApiTeacher", "DatasetTeacher", "Sampling",
+    "Student", "PretrainedStudent", "NewStudent",
+    "Method", "FromText",
+    "Data", "Source", "JsonlData", "ParquetData", "HubData", "GeneratedData",
+    "Training",
+    "Task", "ExactMatch",
+    "Hardware", "Budget",
+    "Part", "RuledPart", "BrokenRule", "HOME_VARIABLE", "template_columns",
+]  # fmt: skip
 
 # ---- teacher ---------------------------------------------------------------------------------
 
@@ -200,7 +110,7 @@ class ApiTeacher(Part):
     base_url: str = Field(
         pattern=r"^https?://[^\s@]+$",
         examples=["https://api.openai.com/v1"],
-        json_schema_extra=_in_words("a URL that begins with http:// or https://, no user in it"),
+        json_schema_extra=in_words("a URL that begins with http:// or https://, no user in it"),
     )
     """For example `https://api.openai.com/v1`. Without a user name or key in it."""
 
@@ -210,7 +120,7 @@ class ApiTeacher(Part):
     api_key_env: str = Field(
         default="OPENAI_API_KEY",
         pattern=r"^[A-Z][A-Z0-9_]{0,99}$",
-        json_schema_extra=_in_words(
+        json_schema_extra=in_words(
             "the name of an environment variable, in capitals, and never the key itself"
         ),
     )
@@ -313,89 +223,6 @@ Method = FromText
 """Further kinds (`logits`, `on_policy`) join here."""
 
 
-# ---- data ------------------------------------------------------------------------------------
-
-
-class Source(Part):
-    """Where rows come from, and how a row becomes text."""
-
-    system: str | None = None
-    """System message. Only for models whose chat template knows one."""
-
-    prompt: Template
-    """What is asked, for example `"{question}"`."""
-
-    completion: Template | None = Field(default=None, examples=["{solution}"])
-    """What is answered: labels or traces already written. Left out where a teacher writes it."""
-
-    rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
-    """Take so many rows from the start; all where left out."""
-
-
-class JsonlData(Source):
-    """A file with one JSON object a line."""
-
-    kind: Literal["jsonl"] = "jsonl"
-
-    path: str = Field(min_length=1, examples=["prompts.jsonl"])
-    """The file; relative to the recipe's folder."""
-
-
-class ParquetData(Source):
-    """A Parquet file."""
-
-    kind: Literal["parquet"] = "parquet"
-
-    path: str = Field(min_length=1, examples=["prompts.parquet"])
-    """The file; relative to the recipe's folder."""
-
-
-class HubData(Source):
-    """A dataset on the hub, at a revision that does not move."""
-
-    kind: Literal["hub"] = "hub"
-
-    dataset: str = Field(
-        pattern=r"^[\w.-]+/[\w.-]+$",
-        examples=["nlile/hendrycks-MATH-benchmark"],
-        json_schema_extra=_in_words("an id of the form owner/name"),
-    )
-    """What the hub calls it."""
-
-    revision: str = Field(min_length=1, examples=["b2d17b56c4299a255acb1d4bc14ce920eb15f4fc"])
-    """Commit or tag. Without one the same recipe would be another experiment tomorrow."""
-
-    config: str | None = None
-    """Name of the configuration, where the dataset has several."""
-
-    split: str = "train"
-    """Name of the split."""
-
-
-class GeneratedData(Source):
-    """Problems made on the spot. Columns: `question`, `working`, `answer`."""
-
-    kind: Literal["generated"] = "generated"
-
-    generator: Literal["additions"] = "additions"
-    """`additions`: two numbers to add, with the working written out digit by digit."""
-
-    digits: int = Field(default=3, ge=1, le=12)
-    """Digits of each number."""
-
-    part: Literal["train", "held_out"] = "train"
-    """No problem is in both: a tenth of all are held out, by a hash of the problem."""
-
-    rows: int = Field(ge=1, le=10_000_000, examples=[2000])
-    """How many."""
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Which problems, and their order."""
-
-
-Data = Annotated[JsonlData | ParquetData | HubData | GeneratedData, Field(discriminator="kind")]
-
-
 # ---- training --------------------------------------------------------------------------------
 
 
@@ -482,9 +309,7 @@ class ExactMatch(RuledPart):
     data: Data
     """`prompt` is asked; `completion` is the reference."""
 
-    answer_pattern: (
-        Annotated[str, Field(max_length=1000), AfterValidator(_check_pattern)] | None
-    ) = None
+    answer_pattern: AnswerPattern | None = None
     """Regular expression with one group: the last match in what the student wrote is its answer."""
 
     max_new_tokens: int = Field(default=1024, ge=1, le=1_000_000)
@@ -519,7 +344,7 @@ class Hardware(RuledPart):
     accelerators: str = Field(
         default="any",
         pattern=r"^(any|[A-Za-z0-9.-]+(:[1-9][0-9]{0,2})?)$",
-        json_schema_extra=_in_words("`any`, or a name and a count such as `H100:8`"),
+        json_schema_extra=in_words("`any`, or a name and a count such as `H100:8`"),
     )
     """GPUs of one machine."""
 

@@ -23,7 +23,7 @@ def test_the_page_about_recipes_lists_all_that_are_shipped() -> None:
         path.stem for path in SHIPPED
     }
     listed = re.findall(r"\(\.\./recipes/(\S+)\.yaml\)", page)
-    assert sorted(listed) == [path.stem for path in SHIPPED]
+    assert sorted(listed) == sorted(path.stem for path in SHIPPED)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -51,11 +51,18 @@ arm_with_a_process() {
   command -v poweroff >/dev/null || command -v shutdown >/dev/null || return 1
   as_root true 2>/dev/null || return 1
   if [ -f "$sleeper" ] && grep -qs limit.sh "/proc/$(cat "$sleeper")/cmdline"; then return 0; fi
+  rm -f "$sleeper"
   setsid bash sky/limit.sh wait 0 </dev/null >"$NODE/limit.log" 2>&1 &
-  echo $! >"$sleeper"
+  # Only then it is on its own, whatever becomes of this session.
+  for _ in $(seq 100); do
+    [ ! -s "$sleeper" ] || return 0
+    sleep 0.1
+  done
+  return 1
 }
 
 wait_and_switch_off() {
+  echo $$ >"$sleeper"
   while [ "$(date +%s)" -lt "$(cat "$deadline")" ]; do sleep 1; done
   say "the limit is reached: switching off"
   as_root poweroff -f || as_root shutdown -P now

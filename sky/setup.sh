@@ -26,12 +26,13 @@ for name in ("boto3", "datasets", "httpx", "jinja2", "pyarrow", "pydantic", "tor
     if importlib.util.find_spec(name) is None:
         sys.exit(f"without {name}")
 import torch
+
+if gpus and torch.cuda.device_count() != gpus:
+    sys.exit(f"torch {torch.__version__} sees {torch.cuda.device_count()} of {gpus} GPUs")
 import transformers
 
 if int(transformers.__version__.split(".")[0]) < 5:
     sys.exit(f"transformers {transformers.__version__}, and 5 is needed")
-if gpus and torch.cuda.device_count() != gpus:
-    sys.exit(f"torch {torch.__version__} sees {torch.cuda.device_count()} of {gpus} GPUs")
 EOF
 }
 

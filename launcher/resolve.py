@@ -1,12 +1,10 @@
 """A recipe as written -> the same with every path absolute, ready to lie in a run's folder."""
 
 from pathlib import Path
-from typing import Any
 
 from recipes.errors import InvalidInputError
+from recipes.paths import with_paths
 from recipes.recipe import HOME_VARIABLE, Recipe
-
-_FOLDER_MARKS = ("/", "./", "../", "~/", HOME_VARIABLE)
 
 
 def resolve_paths(recipe: Recipe, folder: Path, home: Path) -> Recipe:
@@ -18,40 +16,29 @@ def resolve_paths(recipe: Recipe, folder: Path, home: Path) -> Recipe:
     Raises:
         InvalidInputError: a model folder or a data file is not there; names the field.
     """
-    changed = recipe.model_dump()
-    for part in ("teacher", "student"):
-        _resolve_model(changed[part], part, folder, home)
-    _resolve_data(changed["data"], "data", folder, home)
-    for number, task in enumerate(changed["evaluation"]):
-        _resolve_data(task["data"], f"evaluation[{number}].data", folder, home)
-    return Recipe.model_validate(changed)
 
+    def model(field: str, written: str) -> str:
+        path = _absolute(written, folder, home)
+        if not (path / "config.json").is_file():
+            remedy = (
+                " `make quickstart` prepares the quickstart's teacher."
+                if written.startswith(HOME_VARIABLE)
+                else " Write owner/name for a model on the hub."
+            )
+            raise InvalidInputError(
+                f"{field}: {path} is not a model folder (no config.json in it).{remedy}"
+            )
+        return str(path)
 
-def _resolve_model(part: dict[str, Any], field: str, folder: Path, home: Path) -> None:
-    if part["kind"] not in ("model", "pretrained") or not part["model"].startswith(_FOLDER_MARKS):
-        return
-    path = _absolute(part["model"], folder, home)
-    if not (path / "config.json").is_file():
-        remedy = (
-            " `make quickstart` prepares the quickstart's teacher."
-            if part["model"].startswith(HOME_VARIABLE)
-            else " Write owner/name for a model on the hub."
-        )
-        raise InvalidInputError(
-            f"{field}.model: {path} is not a model folder (no config.json in it).{remedy}"
-        )
-    part["model"] = str(path)
+    def file(field: str, written: str) -> str:
+        path = _absolute(written, folder, home)
+        if not path.is_file():
+            raise InvalidInputError(
+                f"{field}: there is no file {path}. Relative paths start at {folder}."
+            )
+        return str(path)
 
-
-def _resolve_data(data: dict[str, Any], field: str, folder: Path, home: Path) -> None:
-    if "path" not in data:
-        return
-    path = _absolute(data["path"], folder, home)
-    if not path.is_file():
-        raise InvalidInputError(
-            f"{field}.path: there is no file {path}. Relative paths start at {folder}."
-        )
-    data["path"] = str(path)
+    return with_paths(recipe, model, file)
 
 
 def _absolute(path: str, folder: Path, home: Path) -> Path:

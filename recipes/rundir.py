@@ -25,6 +25,7 @@ from typing import IO, Annotated, Literal, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from recipes.errors import InvalidInputError
+from recipes.paths import with_paths
 from recipes.recipe import Part, Recipe
 
 Stage = Literal["generate", "train", "evaluate"]
@@ -340,7 +341,12 @@ class RunDir:
         self.log = path / "worker.log"
 
     def read_recipe(self) -> Recipe:
-        return read_model(self.recipe, Recipe)
+        """The recipe. Paths in it that begin with `./` start at this folder."""
+
+        def here(_field: str, path: str) -> str:
+            return str(self.path.absolute() / path) if path.startswith("./") else path
+
+        return with_paths(read_model(self.recipe, Recipe), here, here)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -105,7 +105,7 @@ def _check(recipe: Recipe, recipe_file: Path, name: str) -> None:
             f"data.kind generated or hub; these are {recipe.teacher.kind} and {recipe.data.kind}. "
             "Anything else is a run of its own: `still launch`."
         )
-    if Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith("."):
         raise InvalidInputError(f"--name must be a plain name, is {name!r}")
 
 

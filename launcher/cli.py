@@ -213,6 +213,12 @@ def plan(outside: "Outside", /, recipe_file: Path, as_json: bool, **flags: Any) 
     is_flag=True,
     help="Allow code that comes with a model, where the recipe says so too.",
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Where the files of runs on rented machines live: s3://bucket/prefix, or a folder that "
+    "they share. Else STILLHOUSE_STORE.",
+)
 @json_option
 @click.pass_obj
 def launch(
@@ -222,6 +228,7 @@ def launch(
     yes: bool,
     accept_partial: bool,
     trust_remote_code: bool,
+    store: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -243,9 +250,25 @@ def launch(
     click.echo(headline(made.plan, made.recipe.budget), err=True)
     if not yes:
         outside.ask("Start?")
-    run_id = outside.open_run(made)
+    run_id = outside.open_run(made, store)
     click.echo(f"started {run_id}", err=True)
     _drive(outside, run_id, trust_remote_code, as_json)
+
+
+@cli.command()
+@run_argument
+@json_option
+@click.pass_obj
+def watch(outside: "Outside", run: str, as_json: bool) -> None:
+    """Follow a run on rented machines, and drive it on where nobody does any more.
+
+    Ctrl-C leaves the run going.
+
+    \b
+    Example:
+      still watch latest
+    """
+    _drive(outside, outside.ledger.resolve(run), False, as_json)
 
 
 @cli.command()
@@ -269,7 +292,7 @@ def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bo
     from recipes.errors import StillhouseError
 
     try:
-        outside.drive(run_id, trust_remote_code)
+        outside.launch(run_id, trust_remote_code)
     except StillhouseError:
         _show(outside, run_id, as_json)  # what it cost and what is there, also of a run cut short
         raise
@@ -287,8 +310,23 @@ def stop(outside: "Outside", run: str) -> None:
       still stop latest
     """
     run_id = outside.ledger.resolve(run)
-    outside.stop(run_id)
+    outside.wish(run_id, "stop")
     click.echo(f"{run_id} is saving and will end; `still resume {run_id}` goes on", err=True)
+
+
+@cli.command()
+@run_argument
+@click.pass_obj
+def down(outside: "Outside", run: str) -> None:
+    """End a run at once and give back everything it has rented, with proof; may be repeated.
+
+    \b
+    Example:
+      still down latest
+    """
+    run_id = outside.ledger.resolve(run)
+    outside.wish(run_id, "down")
+    click.echo(f"{run_id} is ended. `still show {run_id}` says what is proved", err=True)
 
 
 @cli.command()

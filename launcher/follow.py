@@ -1,6 +1,6 @@
 """See a run that another process drives: its states, its news, where it is now.
 
-Reads the ledger and the run's folder and changes nothing, so any number of people can look, and none
+Reads the ledger and the run's folder and changes nothing: any number of people can look, and none
 of them can hold the run up.
 """
 

@@ -20,11 +20,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launcher.backend import Backend
+from launcher.follow import follow, is_driven
 from launcher.local import LocalMachine
 from launcher.plan import Plan
-from launcher.run import House, drive, open_run, reopen
+from launcher.run import House, drive, open_run, release, reopen
 from launcher.speeds import Trial, plan_here, run_trial
 from launcher.view import choose_view
+from launcher.watch import start_watcher
+from launcher.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import to_micro_usd
 from recipes.recipe import Recipe
@@ -85,9 +88,15 @@ class Outside:
     def ledger(self) -> Ledger:
         return Ledger(self.home.ledger, self.clock)
 
-    @cached_property
-    def backend(self) -> Backend:
-        return self._backend or LocalMachine(self.home.path, self.environ)
+    def backend(self, run_id: str) -> Backend:
+        """Where the workers of this run are: this machine, or rented ones."""
+        if self._backend is not None:
+            return self._backend
+        if self.home.run(run_id).read_recipe().hardware.local:
+            return LocalMachine(self.home.path, self.environ)
+        from launcher.rent import rented_machines
+
+        return rented_machines(self.clock, self.sleep)
 
     @cached_property
     def screen(self) -> "Console":
@@ -150,26 +159,63 @@ class Outside:
             )
         return Planned(resolved, with_teacher_api(plan, resolved))
 
-    def open_run(self, planned: Planned) -> str:
-        run_id = new_run_id(planned.recipe.name, self.clock())
-        with self._house() as house:
-            open_run(house, run_id, planned.recipe, planned.plan, git_state())
-        return run_id
-
-    def drive(self, run_id: str, allow_remote_code: bool) -> None:
-        with self._house() as house:
-            drive(house, run_id, allow_remote_code=allow_remote_code)
-
-    def stop(self, run_id: str) -> None:
-        """Ask a run's worker to save and end.
+    def open_run(self, planned: Planned, store: str | None) -> str:
+        """Record a run; its id.
 
         Raises:
-            RefusedError: none is running.
+            RefusedError: it is to run on rented machines, and there is no run store.
         """
+        run_id = new_run_id(planned.recipe.name, self.clock())
+        url = store or self.environ.get("STILLHOUSE_STORE")
+        if planned.recipe.hardware.local:
+            url = None
+        elif url is None:
+            raise RefusedError(
+                "rented machines keep a run's files in a run store, so that nothing is lost with "
+                "them. Name one: --store s3://bucket/prefix, or STILLHOUSE_STORE"
+            )
+        else:
+            url = f"{url.rstrip('/')}/{run_id}"
+        with self._house(run_id) as house:
+            open_run(house, run_id, planned.recipe, planned.plan, git_state(), url)
+        return run_id
+
+    def launch(self, run_id: str, allow_remote_code: bool) -> None:
+        """Take a run to its end: here, or by a watcher of its own where machines are rented."""
+        if not self.backend(run_id).rented:
+            return self.drive(run_id, allow_remote_code)
+        began = self.clock()
         run = self.home.run(run_id)
-        if self.backend.look(run) != "alive":
-            raise RefusedError(f"no worker of {run_id} is running: there is nothing to stop")
-        self.backend.ask_to_save(run)
+        if not is_driven(run):
+            start_watcher(run, self.environ, allow_remote_code=allow_remote_code)
+        with self._house(run_id) as house:
+            return follow(house, run_id, since=began)
+
+    def drive(self, run_id: str, allow_remote_code: bool) -> None:
+        """Drive a run in this process, to its end."""
+        with self._house(run_id) as house:
+            drive(house, run_id, allow_remote_code=allow_remote_code)
+
+    def wish(self, run_id: str, wish: Wish) -> None:
+        """Have a run save and end, or end at once, whoever drives it.
+
+        Raises:
+            RefusedError: nothing of it runs.
+            TeardownUnprovedError: something of it may still cost.
+        """
+        run, backend = self.home.run(run_id), self.backend(run_id)
+        if is_driven(run):
+            make_wish(run, wish)
+        elif wish == "down" and backend.rented:
+            with self._house(run_id) as house:
+                release(house, run_id)
+        elif backend.look(run) == "alive":
+            if wish == "down":
+                backend.kill(run)
+            else:
+                backend.ask_to_save(run)
+        else:
+            raise RefusedError(f"nothing of {run_id} is running: there is nothing to end")
 
     def raise_budget(self, run_id: str, usd: str) -> Books:
         """Let a run spend more. One that stopped for want of money is open again.
@@ -196,7 +242,7 @@ class Outside:
         """The events of a run as they stand in its folder; with `follow` until it ends."""
         run, offset = self.home.run(run_id), 0
         while True:
-            over = self.backend.look(run) != "alive"
+            over = self.backend(run_id).look(run) != "alive" and not is_driven(run)
             for line, end in read_lines(run.events, offset):
                 offset = end
                 yield line.decode(errors="replace").rstrip("\n")
@@ -239,12 +285,12 @@ class Outside:
     # ---- inside
 
     @contextmanager
-    def _house(self) -> Iterator[House]:
+    def _house(self, run_id: str) -> Iterator[House]:
         with choose_view(self.progress) as view, counted_interrupts() as interrupts:
             yield House(
                 home=self.home,
                 ledger=self.ledger,
-                backend=self.backend,
+                backend=self.backend(run_id),
                 view=view,
                 tracker=self._track or self._start_tracker,
                 interrupts=interrupts,

@@ -1,7 +1,7 @@
 """Rented machines as a place to run: a cluster by SkyPilot, watched through the run store and AWS.
 
 What was rented is written into the run's folder before it is asked for (`rented.jsonl`), and asked
-of the cloud afterwards, by tag. So whoever comes later, after a kill at any moment, finds and ends it.
+of the cloud afterwards, by tag. So whoever comes later, after a kill at any moment, finds it.
 """
 
 import time

@@ -51,6 +51,7 @@ from tracking.entries import (
     AttemptStarted,
     Git,
     Line,
+    Noted,
     Opened,
     Quantiles,
     RunState,
@@ -60,6 +61,9 @@ from tracking.entries import (
 from tracking.home import Home
 from tracking.ledger import Ledger
 from tracking.metering import machine_lines
+
+STORE = "store"
+"""The note that says where a run's files live."""
 
 NO_MACHINE = "no machine"
 """How an attempt ends whose offer yielded none."""
@@ -87,8 +91,14 @@ class House:
     """How long a rented machine may go without any progress [s]."""
 
 
-def open_run(house: House, run_id: str, recipe: Recipe, plan: Plan, git: Git) -> None:
-    """Record a run, before anything of it exists or costs."""
+def open_run(
+    house: House, run_id: str, recipe: Recipe, plan: Plan, git: Git, store: str | None = None
+) -> None:
+    """Record a run, before anything of it exists or costs.
+
+    Args:
+        store: where its files live besides this machine: a folder or `s3://…` of its own.
+    """
     usd = plan.usd
     house.ledger.open_run(
         run_id,
@@ -101,6 +111,8 @@ def open_run(house: House, run_id: str, recipe: Recipe, plan: Plan, git: Git) ->
             git=git,
         ),
     )
+    if store is not None:
+        house.ledger.append(run_id, Noted(key=STORE, value=store))
     run = house.home.run(run_id)
     run.path.mkdir(parents=True, mode=0o700)
     write_model(run.plan, plan)
@@ -132,6 +144,25 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
                 if not again:
                     break
             _raise_unless_done(run)
+
+
+def release(house: House, run_id: str) -> None:
+    """Give back all that a run has rented, when nobody drives it; may be repeated.
+
+    Raises:
+        RefusedError: somebody drives it.
+        TeardownUnprovedError: something may still be there.
+    """
+    run = house.home.run(run_id)
+    with Follower(run):
+        if attempt := house.ledger.books(run_id).open_attempt:
+            _close_attempt(house, run, attempt)
+            reason = "everything was given back"
+            house.ledger.append(run_id, StateChanged(state="interrupted", reason=reason))
+        else:
+            released = house.backend.release(run)
+            house.ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
+        _check_teardown(house, run_id)
 
 
 def reopen(run: RunDir) -> None:
@@ -210,6 +241,7 @@ def _record_attempt(
             checkpoint_every_s=plan.checkpoint_s,
             evaluation_s=plan.seconds_of("evaluate"),
             allow_remote_code=allow_remote_code,
+            store=books.notes.get(STORE),
         ),
     )
     attempt = ledger.books(run_id).open_attempt

@@ -1,6 +1,7 @@
 """A run in its store, and how it comes home.
 
     attempts/00000002        the worker of attempt 2 has begun; those before it send no more
+    wishes/00000002          the worker of attempt 2 is asked to save and end
     recipe.json …            as in the run's folder (see recipes.rundir), and so plan.json,
     scores.json done.json    limits.json; done.json is written when all the rest is there
     events/ traces/          lines, in chunks
@@ -113,6 +114,23 @@ def restore(store: Store, run: RunDir, warn: Callable[[str], None]) -> None:
     for path in (run.recipe, run.plan, run.limits, run.scores, run.done):
         if not path.exists():
             _bring_file(store, path)
+
+
+# ---- what the launcher wishes ----------------------------------------------------------------
+
+
+def ask_to_save(store: Store, attempt: int) -> None:
+    """Have the worker of this attempt save and end; it looks every few seconds."""
+    store.put_bytes(_wish_key(attempt), b"{}\n")
+
+
+def asked_to_save(store: Store, attempt: int) -> bool:
+    """Whether the worker of this attempt is asked to save and end."""
+    return store.exists(_wish_key(attempt))
+
+
+def _wish_key(attempt: int) -> str:
+    return f"wishes/{attempt:08d}"
 
 
 # ---- which attempt may write -----------------------------------------------------------------

@@ -1,0 +1,43 @@
+"""What launcher and worker send each other through the run store, from the launcher's side.
+
+A store that does not answer is no news: the worker goes on without it, and it is asked again.
+"""
+
+from recipes.rundir import Limits, RunDir, read_model
+from recipes.store import Store, StoreError, open_store
+from recipes.store_lines import LineSender
+from recipes.stored_run import EventMirror, ask_to_save
+
+
+class StoreMail:
+    """Mail over the store that the run's limits name."""
+
+    def __init__(self) -> None:
+        self._mirrors: dict[RunDir, EventMirror] = {}
+
+    def send(self, run: RunDir) -> None:
+        """Send what was written here: answers that a teacher was asked for from this machine.
+
+        Raises:
+            StoreError: the store did not take it, and a worker that began would pay for it again.
+        """
+        store = _store(run)
+        for path in (run.traces, run.events):  # in this order: events tell of traces
+            LineSender(store, path.stem, path).send()
+
+    def fetch(self, run: RunDir) -> None:
+        mirror = self._mirrors.setdefault(run, EventMirror(_store(run), run))
+        try:
+            mirror.fetch()
+        except StoreError as error:
+            with (run.path / "store.log").open("a") as log:
+                log.write(f"{error}\n")
+
+    def ask_to_save(self, run: RunDir) -> None:
+        ask_to_save(_store(run), read_model(run.limits, Limits).attempt)
+
+
+def _store(run: RunDir) -> Store:
+    url = read_model(run.limits, Limits).store
+    assert url is not None, "a run on rented machines has a store"
+    return open_store(url)

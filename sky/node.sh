@@ -5,6 +5,9 @@
 NODE=${STILLHOUSE_NODE:-$HOME/.stillhouse-node}
 mkdir -p "$NODE"
 
+# Where poweroff is, which the PATH of a person who is not root leaves out.
+PATH=$PATH:${STILLHOUSE_SBIN:-/usr/sbin:/sbin}
+
 say() { printf 'stillhouse: %s\n' "$*" >&2; }
 
 # GPUs of this machine, 0 where there is no driver.

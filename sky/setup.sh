@@ -13,11 +13,13 @@ PATH=$HOME/.local/bin:$PATH
 own=$HOME/stillhouse-env
 gpus=$(gpu_count)
 
-# Whether the worker can run on a Python; if not, says why.
+# Whether the worker can run on a Python; if not, says why. Imports torch only where there are GPUs to
+# count: seconds, but what it reads from the disk the worker need not read again.
 fits() {
   "$1" - "$gpus" <<'EOF'
 import importlib.util
 import sys
+from importlib.metadata import version
 
 gpus = int(sys.argv[1])
 if sys.version_info < (3, 11):
@@ -25,14 +27,13 @@ if sys.version_info < (3, 11):
 for name in ("boto3", "datasets", "httpx", "jinja2", "pyarrow", "pydantic", "torch", "transformers"):
     if importlib.util.find_spec(name) is None:
         sys.exit(f"without {name}")
-import torch
+if int(version("transformers").split(".")[0]) < 5:
+    sys.exit(f"transformers {version('transformers')}, and 5 is needed")
+if gpus:
+    import torch
 
-if gpus and torch.cuda.device_count() != gpus:
-    sys.exit(f"torch {torch.__version__} sees {torch.cuda.device_count()} of {gpus} GPUs")
-import transformers
-
-if int(transformers.__version__.split(".")[0]) < 5:
-    sys.exit(f"transformers {transformers.__version__}, and 5 is needed")
+    if torch.cuda.device_count() != gpus:
+        sys.exit(f"torch {torch.__version__} sees {torch.cuda.device_count()} of {gpus} GPUs")
 EOF
 }
 

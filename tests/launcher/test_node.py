@@ -37,10 +37,11 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
         self.bin = folder / "bin"
+        self.sbin = folder / "sbin"
         self.bundle = folder / "bundle"
         self.units = folder / "units"
         self.calls = folder / "calls"
-        for path in (self.home, self.bin, self.bundle / "run", self.units):
+        for path in (self.home, self.bin, self.sbin, self.bundle / "run", self.units):
             path.mkdir(parents=True)
         shutil.copytree(SKY, self.bundle / "sky")
         (self.bundle / "constraints.txt").touch()
@@ -48,13 +49,14 @@ class Node:
             found = shutil.which(tool)
             assert found, f"these tests need {tool}"
             (self.bin / tool).symlink_to(found)
-        self.program("poweroff", 'echo "poweroff $*" >>"$CALLS"')
+        self.program("../sbin/poweroff", 'echo "poweroff $*" >>"$CALLS"')
         self.program("sudo", 'shift; echo "sudo $*" >>"$CALLS"; "$@"')
         self.state = self.home / ".stillhouse-node"
         self.environ = {
             "HOME": str(self.home),
             "PATH": str(self.bin),
             "CALLS": str(self.calls),
+            "STILLHOUSE_SBIN": str(self.sbin),
             "STILLHOUSE_UNITS": str(self.units),
             "STILLHOUSE_LIMIT_MINUTES": "60",
         }
@@ -219,7 +221,7 @@ def test_who_is_not_root_asks_sudo(node: Node) -> None:
 
 
 def test_a_machine_that_cannot_switch_itself_off_says_so(node: Node) -> None:
-    (node.bin / "poweroff").unlink()
+    (node.sbin / "poweroff").unlink()
 
     limited = node.run("limit.sh", "set", "60")
 

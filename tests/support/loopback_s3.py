@@ -17,6 +17,8 @@ import pytest
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
 
+CODES = {"403": "AccessDenied", "501": "NotImplemented", "503": "SlowDown"}
+
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
@@ -26,8 +28,8 @@ class Fault:
 
     words: tuple[str, ...]
     kind: str
-    """`503` or `403` answers that; `reset` breaks the connection, `lost` breaks it when the work is
-    done, `hang` waits until the fault is taken away."""
+    """`403`, `501`, `503` answer that; `reset` breaks the connection; `lost` breaks it when the
+    work is done; `hang` waits until the fault is taken away."""
     times: int = 10**9
     over: threading.Event = field(default_factory=threading.Event)
     met: threading.Event = field(default_factory=threading.Event)
@@ -56,12 +58,14 @@ class LoopbackS3:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         """Method, path and query of each so far."""
+        self.checksums: dict[str, str | None] = {}
+        """Of a request's body, as it was named with it."""
         self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=Silent)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        self._client: Any = None
+        self._clients: dict[str, Any] = {}
 
     def close(self) -> None:
         self._server.shutdown()
@@ -78,18 +82,19 @@ class LoopbackS3:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
-    def client(self) -> Any:
-        """A boto3 client that asks once: all patience is ours."""
+    def client(self, url: str | None = None) -> Any:
+        """A boto3 client that asks once: all patience is ours. Of another endpoint, if named."""
         import boto3
         from botocore.config import Config
 
-        if self._client is None:
+        url = url or self.url
+        if url not in self._clients:
             session = boto3.session.Session(
                 aws_access_key_id="nobody", aws_secret_access_key="nothing", region_name="us-east-1"
             )
             config = Config(retries={"mode": "standard", "total_max_attempts": 1})
-            self._client = session.client("s3", endpoint_url=self.url, config=config)
-        return self._client
+            self._clients[url] = session.client("s3", endpoint_url=url, config=config)
+        return self._clients[url]
 
     def bucket(self) -> str:
         """A new one."""
@@ -119,15 +124,16 @@ class LoopbackS3:
         path = unquote(environ["PATH_INFO"])
         request = f"{environ['REQUEST_METHOD']} {path}" + (f"?{query}" if query else "")
         self.requests.append(request)
+        self.checksums[request] = environ.get("HTTP_X_AMZ_CHECKSUM_CRC32")
         fault = next((fault for fault in list(self.faults) if fault.meets(request)), None)
         match fault.kind if fault else None:
-            case "503" | "403" as status:
-                _swallow(environ)
-                code = {"503": "SlowDown", "403": "AccessDenied"}[status]
+            case "403" | "501" | "503" as status:
+                _read(environ, 1.0)
+                code = CODES[status]
                 start_response(f"{status} {code}", [("Content-Type", "application/xml")])
                 return [f"<Error><Code>{code}</Code><Message>lab</Message></Error>".encode()]
             case "reset":
-                environ["wsgi.input"].read(65536)
+                _read(environ, 0.5)
                 _reset(environ["werkzeug.socket"])
             case "lost":
                 for _ in self._moto(environ, lambda *_: None):
@@ -139,14 +145,14 @@ class LoopbackS3:
         return self._moto(environ, start_response)
 
 
-def _swallow(environ: dict[str, Any]) -> None:
-    while environ["wsgi.input"].read(2**20):
-        pass
+def _read(environ: dict[str, Any], share: float) -> None:
+    """Take in a share of what is sent."""
+    environ["wsgi.input"].read(int(share * int(environ.get("CONTENT_LENGTH") or 0)))
 
 
 def _reset(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.shutdown(socket.SHUT_RD)
+    connection.shutdown(socket.SHUT_RDWR)
     raise ConnectionResetError("the lab broke this connection")
 
 

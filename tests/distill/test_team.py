@@ -1,0 +1,186 @@
+"""Several processes, started by torchrun, train as one does, and take over from each other."""
+
+import os
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distill import checkpoint
+from distill.context import Context, Reason, StageStopped, Stop
+from distill.models import load_model
+from distill.pulse import Mute
+from distill.team import ALONE, Team, join
+from distill.train import train
+from recipes.recipe import Recipe
+from recipes.rundir import (
+    CheckpointLoaded,
+    Done,
+    Limits,
+    RunDir,
+    Scores,
+    StageDone,
+    TrainStep,
+    WorkerEnded,
+    WorkerStarted,
+    read_events,
+    read_model,
+    write_model,
+)
+
+STEPS = 24
+UNLIMITED = Limits(attempt=1, started_at=0, usd_per_hour=Decimal(0), machine_usd=Decimal(0))
+
+
+def make_run(folder: Path, steps: int = STEPS) -> RunDir:
+    """20 samples in batches of 6 and micro-batches of 2: the last batch of an epoch is smaller."""
+    run = RunDir(folder)
+    folder.mkdir()
+    additions = {"kind": "generated", "digits": 1, "prompt": "{question}="}
+    answers = additions | {"rows": 8, "completion": "{answer}", "part": "held_out"}
+    recipe = {
+        "name": "team",
+        "teacher": {"kind": "none"},
+        "student": {
+            "kind": "new",
+            "characters": "0123456789+=",
+            "layers": 2,
+            "hidden_size": 24,
+            "heads": 2,
+            "intermediate_size": 40,
+        },
+        "data": additions | {"rows": 20, "completion": "{answer}"},
+        "training": {
+            "steps": steps,
+            "batch_size": 6,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "dtype": "float32",
+            "checkpoint_every_steps": 1_000_000,
+            "threads": 1,
+        },
+        "evaluation": [{"task": "sums", "data": answers, "max_new_tokens": 3}],
+        "hardware": {"local": True, "usd_per_hour": "0.1"},
+        "budget": {"usd": 1},
+    }
+    write_model(run.recipe, Recipe.model_validate(recipe))
+    write_model(run.limits, UNLIMITED)
+    return run
+
+
+def torchrun(run: RunDir) -> subprocess.Popen[bytes]:
+    """Two processes on CPUs."""
+    with run.log.open("ab") as log:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+                *("-m", "distill", str(run.path)),
+            ],
+            cwd=Path(__file__).parents[2],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def train_alone(run: RunDir, stop: Stop | None = None) -> None:
+    torch.set_num_threads(1)
+    limits = read_model(run.limits, Limits)
+    train(Context(run, run.read_recipe(), limits, Mute(1), stop or Stop(limits), "cpu"))
+
+
+class StopAt(Stop):
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    def due(self, reserve_s: float = 0.0) -> Reason | None:
+        self._left -= 1
+        return "interrupt" if self._left < 0 else None
+
+
+def events(run: RunDir, kind: type) -> list[Any]:
+    return [event for event, _ in read_events(run.events) if isinstance(event, kind)]
+
+
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Sums come in another order: the same within what float32 can tell after some steps."""
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert join() is ALONE
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert join() is ALONE
+
+
+def test_alone_everything_is_ones_own() -> None:
+    team, weight = Team(), torch.ones(3)
+
+    assert team.share(lambda: "word") == "word"
+    assert team.agree(2) == 2
+    assert team.add(weight) is weight
+    assert team.whole(weight) is weight
+    assert torch.equal(team.part(weight, torch.zeros(3)), weight)
+
+
+@pytest.mark.slow
+def test_two_processes_finish_what_one_began_with_the_same_result(tmp_path: Path) -> None:
+    reference, run = make_run(tmp_path / "reference"), make_run(tmp_path / "run")
+    train_alone(reference)
+    with pytest.raises(StageStopped):
+        train_alone(run, StopAt(STEPS // 3))
+
+    assert torchrun(run).wait(timeout=300) == 0, run.log.read_text()
+
+    ours, theirs = (load_model(str(of.student)).state_dict() for of in (run, reference))
+    assert_same_weights(ours, theirs)
+    assert [event.processes for event in events(run, WorkerStarted)] == [2]
+    assert [event.step for event in events(run, CheckpointLoaded)] == [STEPS // 3]
+    # Counted once, and not by each process.
+    assert len({event.step for event in events(run, TrainStep)}) == len(events(run, TrainStep))
+    assert [event.stage for event in events(run, StageDone)] == ["train", "evaluate"]
+    assert read_model(run.scores, Scores).scores["sums"].n == 8
+    done = read_model(run.done, Done)
+    assert (done.status, done.steps, done.of_steps) == ("done", STEPS, STEPS)
+
+
+@pytest.mark.slow
+def test_a_signal_to_two_processes_leaves_a_checkpoint_that_one_can_go_on_from(
+    tmp_path: Path,
+) -> None:
+    reference, run = make_run(tmp_path / "reference", 100_000), make_run(tmp_path / "run", 100_000)
+    both = torchrun(run)
+    while both.poll() is None and len(events(run, TrainStep)) < 2:
+        time.sleep(0.01)
+
+    both.terminate()
+
+    assert both.wait(timeout=300) != 0
+    assert [event.status for event in events(run, WorkerEnded)] == ["interrupted"], (
+        run.log.read_text()
+    )
+    assert not run.done.exists()
+    (folder,) = run.checkpoints.iterdir()
+    reached = int(folder.name.removeprefix("step-"))
+    assert reached > 0
+
+    with pytest.raises(StageStopped):
+        train_alone(run, StopAt(1))
+    with pytest.raises(StageStopped):
+        train_alone(reference, StopAt(reached + 1))
+    assert (run.checkpoints / f"step-{reached + 1:08d}").exists()
+    ours, theirs = (checkpoint.newest(of.checkpoints, pytest.fail) for of in (run, reference))
+    assert ours is not None
+    assert theirs is not None
+    assert_same_weights(ours["learner"]["weights"], theirs["learner"]["weights"])
+    assert ours["learner"]["tokens"] == theirs["learner"]["tokens"]

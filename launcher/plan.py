@@ -63,6 +63,18 @@ class CostLine(Part):
         return self.quantity.times(self.usd_per_unit)
 
 
+class Alternative(Part):
+    """Another offer that the work can be done on, should the plan's own not do."""
+
+    offer: Offer
+    once: Quantiles
+    """Hours of what every attempt pays for: boot, and handing over what was learnt."""
+    work: Quantiles
+    """Hours of what is done once and kept: generate, train, evaluate, and what gets lost."""
+    train: Quantiles
+    """Of these, hours of training."""
+
+
 class Plan(Part):
     """What a run will cost and how long it will take."""
 
@@ -79,6 +91,9 @@ class Plan(Part):
     """Of all prompts together, each once; `None` where no teacher is asked."""
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Where to go when a rented machine is not to be had or is taken away: the plan's own offer,
+    then the next best ones. Empty on a machine of one's own."""
 
     @property
     def usd(self) -> Quantiles:

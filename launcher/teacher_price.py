@@ -65,20 +65,30 @@ def token_prices(teacher: ApiTeacher) -> tuple[Decimal, Decimal, str]:
     own_out = teacher.usd_per_million_output_tokens
     if own_in is not None and own_out is not None:
         return own_in, own_out, "the recipe"
-    from genai_prices import Usage, calc_price
-
-    try:
-        one_million = calc_price(
-            Usage(input_tokens=1_000_000, output_tokens=1_000_000), teacher.model
-        )
-    except LookupError as error:
+    one_million = _million_tokens(teacher)
+    if one_million is None:
         raise RefusedError(
             f"no price is known for the teacher {teacher.model}. Give "
             "teacher.usd_per_million_input_tokens and teacher.usd_per_million_output_tokens"
-        ) from error
-    in_price = own_in if own_in is not None else one_million.input_price
-    out_price = own_out if own_out is not None else one_million.output_price
+        )
+    in_price = own_in if own_in is not None else one_million[0]
+    out_price = own_out if own_out is not None else one_million[1]
     return in_price, out_price, "genai-prices"
+
+
+def _million_tokens(teacher: ApiTeacher) -> tuple[Decimal, Decimal] | None:
+    """What a million tokens in and a million out cost at this endpoint, or else wherever the model
+    goes by that name."""
+    from genai_prices import Usage, calc_price
+
+    usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+    for endpoint in (teacher.base_url, None):
+        try:
+            price = calc_price(usage, teacher.model, provider_api_url=endpoint)
+        except LookupError:
+            continue
+        return price.input_price, price.output_price
+    return None
 
 
 def _mtok(p10: Decimal, p50: Decimal, p90: Decimal) -> Quantiles:

@@ -22,6 +22,10 @@ class Source(Part):
     rows: int | None = Field(default=None, ge=1, le=1_000_000_000)
     """Take so many rows from the start; all where left out."""
 
+    expected_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Mean tokens of a row, prompt and completion together. Only plans use it, where the data
+    cannot be read before paying: on the hub. Left out there, rented machines are refused."""
+
 
 class JsonlData(Source):
     """A file with one JSON object a line."""

@@ -5,16 +5,21 @@ Results go to stdout, everything else to stderr, so that `--json` can be piped. 
 with the student saved, 6 teardown unproved, 130 interrupted.
 """
 
+import os
 import sys
 from collections.abc import Callable
+from functools import update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
+    from launcher.market import Terms
     from launcher.outside import Outside
     from recipes.recipe import Recipe
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 30 ms
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,8 +48,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stillhouse", prog_name="still")
-@click.pass_context
-def cli(ctx: click.Context) -> None:
+def cli() -> None:
     """Distil a teacher into a student inside a dollar budget.
 
     \b
@@ -53,15 +57,25 @@ def cli(ctx: click.Context) -> None:
       still check my-student.yaml
       still launch my-student.yaml
     """
-    if ctx.obj is None:
-        from launcher.outside import Outside
-
-        ctx.obj = Outside()
 
 
 def main() -> None:
     """Entry point of the `still` command."""
     cli(prog_name="still")
+
+
+def pass_outside(command: Command) -> Command:
+    """Give a command the world, made only now: what looks at recipes alone answers sooner."""
+
+    def with_outside(*args: Any, **kwargs: Any) -> Any:
+        ctx = click.get_current_context()
+        if ctx.obj is None:
+            from launcher.outside import Outside
+
+            ctx.obj = Outside()
+        return ctx.invoke(command, ctx.obj, *args, **kwargs)
+
+    return cast(Command, update_wrapper(with_outside, command))
 
 
 # ---- recipes ---------------------------------------------------------------------------------
@@ -180,7 +194,7 @@ def new(name: str) -> None:
 @recipe_argument
 @recipe_changes
 @json_option
-@click.pass_obj
+@pass_outside
 def plan(outside: "Outside", /, recipe_file: Path, as_json: bool, **flags: Any) -> None:
     """Price RECIPE before anything is paid: dollars, hours, assumptions.
 
@@ -220,7 +234,7 @@ def plan(outside: "Outside", /, recipe_file: Path, as_json: bool, **flags: Any) 
     "they share. Else STILLHOUSE_STORE.",
 )
 @json_option
-@click.pass_obj
+@pass_outside
 def launch(
     outside: "Outside",
     /,
@@ -258,7 +272,7 @@ def launch(
 @cli.command()
 @run_argument
 @json_option
-@click.pass_obj
+@pass_outside
 def watch(outside: "Outside", run: str, as_json: bool) -> None:
     """Follow a run on rented machines, and drive it on where nobody does any more.
 
@@ -275,7 +289,7 @@ def watch(outside: "Outside", run: str, as_json: bool) -> None:
 @run_argument
 @click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
 @json_option
-@click.pass_obj
+@pass_outside
 def resume(outside: "Outside", run: str, trust_remote_code: bool, as_json: bool) -> None:
     """Take a run from wherever it stands to its end: follow it, or start it again.
 
@@ -301,7 +315,7 @@ def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bo
 
 @cli.command()
 @run_argument
-@click.pass_obj
+@pass_outside
 def stop(outside: "Outside", run: str) -> None:
     """Ask the worker of a run to save and end; `still resume` goes on.
 
@@ -316,7 +330,7 @@ def stop(outside: "Outside", run: str) -> None:
 
 @cli.command()
 @run_argument
-@click.pass_obj
+@pass_outside
 def down(outside: "Outside", run: str) -> None:
     """End a run at once and give back everything it has rented, with proof; may be repeated.
 
@@ -332,7 +346,7 @@ def down(outside: "Outside", run: str) -> None:
 @cli.command()
 @run_argument
 @click.option("--raise", "raise_usd", required=True, metavar="USD", help="Add so much [USD].")
-@click.pass_obj
+@pass_outside
 def budget(outside: "Outside", run: str, raise_usd: str) -> None:
     """Raise the budget of a run; one that stopped at it can then be resumed.
 
@@ -355,7 +369,7 @@ def budget(outside: "Outside", run: str, raise_usd: str) -> None:
 @cli.command()
 @run_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
-@click.pass_obj
+@pass_outside
 def logs(outside: "Outside", run: str, follow: bool) -> None:
     """Print what happened in a run, a line an event.
 
@@ -372,7 +386,7 @@ def logs(outside: "Outside", run: str, follow: bool) -> None:
 
 @cli.command("ls")
 @json_option
-@click.pass_obj
+@pass_outside
 def list_runs(outside: "Outside", as_json: bool) -> None:
     """List all runs, newest first: state, dollars, budget.
 
@@ -394,7 +408,7 @@ def list_runs(outside: "Outside", as_json: bool) -> None:
 @cli.command()
 @run_argument
 @json_option
-@click.pass_obj
+@pass_outside
 def show(outside: "Outside", run: str, as_json: bool) -> None:
     """Print the receipt of a run: dollars, wall time, scores, teardown.
 
@@ -420,7 +434,7 @@ def _show(outside: "Outside", run_id: str, as_json: bool) -> None:
 @click.option("--experiment", metavar="NAME", help="Only runs of this recipe.")
 @click.option("--all", "everything", is_flag=True, help="All runs, not the newest of each recipe.")
 @json_option
-@click.pass_obj
+@pass_outside
 def compare(
     outside: "Outside",
     runs: tuple[str, ...],
@@ -451,7 +465,7 @@ def compare(
 @click.option(
     "--all", "everything", is_flag=True, help="Every run that MLflow does not have whole."
 )
-@click.pass_obj
+@pass_outside
 def sync(outside: "Outside", run: str, everything: bool) -> None:
     """Bring MLflow up to date from the ledger and the run's folder.
 
@@ -461,6 +475,65 @@ def sync(outside: "Outside", run: str, everything: bool) -> None:
     """
     for run_id in outside.sync(None if everything else outside.ledger.resolve(run)):
         click.echo(f"MLflow has {run_id}", err=True)
+
+
+# ---- clouds ----------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--gpus", default="any", metavar="GPU:N", help="GPUs of one node: H100:8, or any.")
+@click.option("--nodes", default=1, type=click.IntRange(1), help="Machines together.")
+@click.option("--spot", "terms", flag_value="spot", help="Only machines that may be taken away.")
+@click.option("--on-demand", "terms", flag_value="on_demand", help="Only machines that stay.")
+@click.option("--all", "everything", is_flag=True, help="All offers, not the cheapest 20.")
+@json_option
+@pass_outside
+def offers(
+    outside: "Outside",
+    /,
+    gpus: str,
+    nodes: int,
+    terms: "Terms | None",
+    everything: bool,
+    as_json: bool,
+) -> None:
+    """Print every way to rent GPUs, the cheapest first, with where each price is from.
+
+    \b
+    Example:
+      still offers --gpus H100:8 --nodes 2
+    """
+    from launcher.show_offers import offers_json, render_offers
+
+    found = outside.offers(gpus, nodes, terms or "any")
+    if as_json:
+        outside.print_json(offers_json(found))
+    elif everything:
+        outside.print(render_offers(found, outside.clock(), limit=None))
+    else:
+        outside.print(render_offers(found, outside.clock()))
+
+
+@cli.command()
+@json_option
+@pass_outside
+def doctor(outside: "Outside", as_json: bool) -> None:
+    """Look whether everything is in place, before money is at stake.
+
+    \b
+    Example:
+      still doctor
+    """
+    checks = []
+    for check in outside.examine():
+        checks.append(check)
+        if not as_json:
+            mark = {"ok": "ok", "attention": "!!", "unknown": "??"}[check.state]
+            click.echo(f"{mark}  {check.name}: {check.detail}")
+            if check.remedy:
+                click.echo(f"    {check.remedy}")
+    if as_json:
+        outside.print_json([check.as_json() for check in checks])
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ from tracking.ledger import Ledger
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from launcher.doctor import Check
+    from launcher.market import Found, Terms
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -249,6 +251,33 @@ class Outside:
             if over or not follow:
                 return
             self.sleep(0.5)
+
+    # ---- clouds
+
+    def offers(self, accelerators: str, nodes: int, terms: "Terms") -> "Found":
+        """Every way to rent these GPUs, the cheapest first.
+
+        Raises:
+            NoOfferError: looked, and there is none.
+            CouldNotLookError: there is nothing to look at.
+        """
+        from launcher.market import Wanted, look_for_offers
+        from launcher.spot_prices import ask_aws
+
+        with self._busy("looking at what can be rented"):
+            return look_for_offers(
+                Wanted.parse(accelerators, nodes, terms),
+                environ=self.environ,
+                clock=self.clock,
+                spot_prices=ask_aws,
+            )
+
+    def examine(self) -> "Iterator[Check]":
+        """Whether everything is in place, line by line."""
+        from launcher.aws import boto3_client
+        from launcher.doctor import examine
+
+        return examine(self.home, self.environ, boto3_client)
 
     # ---- results
 

@@ -123,6 +123,17 @@ def unsynced(home: Home, tracking_uri: str | None = None) -> list[str]:
     ]
 
 
+def reach(home: Home, tracking_uri: str | None = None) -> str:
+    """Where MLflow is, once it has answered.
+
+    Raises:
+        TrackerError: it cannot be reached.
+    """
+    with _mlflow(home, tracking_uri) as client, locked(home.mlflow_lock):
+        client.search_experiments(max_results=1)
+        return _without_password(str(client.tracking_uri))
+
+
 # ---- what is written
 
 

@@ -52,6 +52,10 @@ class Stop:
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGINT, self._interrupt)
 
+    def ask(self) -> None:
+        """Ask for saving and ending, as a signal would."""
+        self.interrupted = True
+
     def _interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         self.interrupted = True
 

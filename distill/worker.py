@@ -22,6 +22,7 @@ from distill.failures import as_worker_error
 from distill.pulse import Mute, Pulse
 from distill.team import Team, join
 from distill.trained import Trained, read_trained
+from distill.upload import CLOSING_S, Uploader, bring_back, mirrored
 from recipes.errors import InterruptedRunError, RefusedError, StillhouseError
 from recipes.recipe import Recipe
 from recipes.rundir import (
@@ -140,8 +141,16 @@ def _attempt(run: RunDir, team: Team) -> int:
     team.share(lambda: (recipe, limits))
     stop = Stop(limits)
     stop.listen()
-    with closing(Pulse(run.events, limits.attempt)) as log:
-        worker = Worker(run, recipe, limits, log, stop, team)
+    passed_over = bring_back(run, limits)
+    if run.done.exists():
+        return 0
+    with (
+        closing(Pulse(run.events, limits.attempt)) as log,
+        mirrored(run, limits, log, stop.ask) as uploader,
+    ):
+        for warning in passed_over:
+            log.write(warning)
+        worker = Worker(run, recipe, limits, log, stop, team, uploader)
         try:
             worker.work()
         except StageStopped:
@@ -158,8 +167,16 @@ class Worker:
     """One attempt at a run."""
 
     def __init__(
-        self, run: RunDir, recipe: Recipe, limits: Limits, log: EventLog, stop: Stop, team: Team
+        self,
+        run: RunDir,
+        recipe: Recipe,
+        limits: Limits,
+        log: EventLog,
+        stop: Stop,
+        team: Team,
+        uploader: Uploader | None,
     ) -> None:
+        self._uploader = uploader
         self._run = run
         self._recipe = recipe
         self._limits = limits
@@ -202,7 +219,9 @@ class Worker:
         self._finish(trained or _nothing_trained(context), reason)
 
     def end(self, status: Literal["done", "stopped", "interrupted", "failed"]) -> None:
-        """Write the last line."""
+        """Write the last line, once all else is stored: after it the machine is given back."""
+        if self._uploader is not None:
+            self._uploader.flush(CLOSING_S)
         self._say(WorkerEnded, status=status)
         self._log.sync()
 
@@ -223,7 +242,7 @@ class Worker:
             pid=os.getpid(),
             device=device if device == "cpu" else f"cuda:{device_name(device)}",
             processes=self._team.world,
-            versions={name: version(name) for name in ("stillhouse", "torch", "transformers")},
+            versions={name: version(name) for name in ("torch", "transformers")},
         )
         return Context(
             self._run,

@@ -31,6 +31,9 @@ ASK_CLOUD_EVERY_S = 10.0
 ASK_SKYPILOT_EVERY_S = 30.0
 """How often SkyPilot is asked for the job, which takes it some seconds [s]."""
 
+RESULTS_S = 300.0
+"""How long the results of a worker that has ended are waited for, before its machine goes [s]."""
+
 SECOND_LOOK_S = 5.0
 """Between two looks that prove a teardown: the first "not found" may be a cloud that lags [s]."""
 
@@ -114,9 +117,9 @@ class RentedMachines:
     def look(self, run: RunDir) -> Sight:
         self._mail.fetch(run)
         rented = _newest(run)
-        if rented is None or _has_ended(run, rented.attempt):
-            return "ended"
         now = self._clock()
+        if rented is None or _has_ended(run, rented.attempt, now):
+            return "ended"
         if now - self._asked_cloud >= ASK_CLOUD_EVERY_S:
             self._asked_cloud = now
             if self._was_taken(run, rented):
@@ -247,5 +250,10 @@ def _newest(run: RunDir) -> Rented | None:
     return history[-1] if history else None
 
 
-def _has_ended(run: RunDir, attempt: int) -> bool:
-    return any(isinstance(event, WorkerEnded) for event in attempt_events(run, attempt))
+def _has_ended(run: RunDir, attempt: int, now: float) -> bool:
+    """Whether the worker has said its last word, and its results have come."""
+    words = [event for event in attempt_events(run, attempt) if isinstance(event, WorkerEnded)]
+    if not words:
+        return False
+    comes_yet = words[-1].status in ("done", "stopped") and not run.done.exists()
+    return not comes_yet or now - words[-1].t > RESULTS_S

@@ -11,7 +11,7 @@ from launcher.errors import NoCapacityError, ProvisionError
 from launcher.offers import Offer
 from launcher.rented import RentedMachines
 from launcher.skypilot import JobState
-from recipes.rundir import EventLog, Limits, RunDir, WorkerEnded, write_model
+from recipes.rundir import Done, EventLog, Limits, RunDir, WorkerEnded, write_model
 
 SPOT = Offer(
     cloud="aws",
@@ -280,13 +280,40 @@ def test_a_look_that_fails_says_nothing_of_the_machine(
     assert rented.look(run) == "alive"
 
 
-def test_a_worker_that_has_said_its_last_word_has_ended(
-    run: RunDir, cloud: Cloud, rented: RentedMachines
+def last_word(run: RunDir, status: Any, t: float) -> None:
+    log = EventLog(run.events, 1)
+    log.write(WorkerEnded(t=t, attempt=1, status=status))
+    log.close()
+
+
+def test_a_worker_that_failed_has_ended_with_its_last_word(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
 ) -> None:
     rented.start(run, SPOT)
-    log = EventLog(run.events, 1)
-    log.write(WorkerEnded(t=1.0, attempt=1, status="done"))
-    log.close()
+    last_word(run, "failed", clock())
+
+    assert rented.look(run) == "ended"
+
+
+def test_a_worker_that_is_done_has_ended_when_its_results_have_come(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    last_word(run, "done", clock())
+    assert rented.look(run) == "alive"
+
+    done = Done(status="done", steps=1, of_steps=1, finished_at=clock())
+    write_model(run.done, done)
+
+    assert rented.look(run) == "ended"
+
+
+def test_results_that_never_come_do_not_keep_a_machine(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    last_word(run, "done", clock())
+    clock.now += 301.0
 
     assert rented.look(run) == "ended"
 

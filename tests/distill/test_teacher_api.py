@@ -654,17 +654,20 @@ def test_every_reservation_is_made_before_and_settled_after_its_request(
     server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
 ) -> None:
     context = paid(api_recipe(concurrency=8))
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int, int]] = []
 
     def behave(_request: dict[str, Any], number: int) -> Answer:
-        reserved, settled = events(context, ApiReserved), events(context, ApiUsage)
-        seen.append((len(reserved), len(settled)))
+        settled, reserved = events(context, ApiUsage), events(context, ApiReserved)
+        paid_for = sum(event.micro_usd > 0 for event in settled)
+        seen.append((len(reserved), len(settled), paid_for, len(read_traces(context.run))))
         return (503, {}, b"") if number % 3 == 0 else (200, {}, completion())
 
     server.behave = behave
     ask(context)
 
-    assert all(reserved > settled for reserved, settled in seen)
+    assert all(reserved > settled for reserved, settled, _, _ in seen)
+    # An answer that is paid for is on the disk already.
+    assert all(paid_for <= kept for _, _, paid_for, kept in seen)
     reservations = {event.request for event in events(context, ApiReserved)}
     assert reservations == {event.request for event in events(context, ApiUsage)}
 

@@ -221,11 +221,6 @@ class Uploader:
 
     def _on_end(self, thread: str, error: Exception | None) -> None:
         """Say when sending begins to fail, or fails in another way, and when it works again."""
-        if isinstance(error, OvertakenError):
-            self.overtaken = True
-            self._on_stop()
-            for each in self._threads:
-                each.stop()
         if error is None:
             if self._troubles.pop(thread, None):
                 self._say(Warned, code="store", message="the run store takes what it is sent again")
@@ -234,6 +229,10 @@ class Uploader:
         if self._troubles.get(thread) != reason:
             self._troubles[thread] = reason
             self._say(Warned, code="store", message=f"{reason} The work goes on meanwhile.")
+        if isinstance(error, OvertakenError):
+            self.overtaken = True
+            for each in self._threads:
+                each.stop()
 
     def _say(self, event: type[Event], **fields: Any) -> None:
         with self._pen, suppress(OSError):  # a full disk is the worker's to notice

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from launcher.doctor import Check
     from launcher.market import Found, Terms
+    from launcher.planner import Ranked
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -52,6 +53,8 @@ class Planned:
 
     recipe: Recipe
     plan: Plan
+    ranked: "Ranked | None" = None
+    """All offers, where machines are rented."""
 
 
 class Outside:
@@ -139,27 +142,38 @@ class Outside:
     # ---- runs
 
     def plan(self, recipe: Recipe, folder: Path) -> Planned:
-        """Resolve a recipe's paths and price it on this machine.
+        """Resolve a recipe's paths and price it: here, or on everything that could be rented.
 
         Raises:
             InvalidInputError: a file it names is not there.
-            RefusedError: it asks for rented machines.
+            RefusedError: it can be done nowhere, or could not be priced.
         """
         from launcher.resolve import resolve_paths
+
+        resolved = resolve_paths(recipe, folder, self.home.path)
+        return self._plan_here(resolved) if recipe.hardware.local else self._plan_rented(resolved)
+
+    def _plan_here(self, recipe: Recipe) -> Planned:
         from launcher.teacher_price import with_teacher_api
 
-        if not recipe.hardware.local:
-            raise RefusedError(
-                f"{recipe.name} asks for rented machines ({recipe.hardware.nodes} x "
-                f"{recipe.hardware.accelerators}). To run it on this one: "
-                "`--local --usd-per-hour USD`"
-            )
-        resolved = resolve_paths(recipe, folder, self.home.path)
         with self._busy("measuring how fast this machine is"):
             plan = plan_here(
-                resolved, self.home, self.ledger.runs(), self._trial or run_trial(self.home)
+                recipe, self.home, self.ledger.runs(), self._trial or run_trial(self.home)
             )
-        return Planned(resolved, with_teacher_api(plan, resolved))
+        return Planned(recipe, with_teacher_api(plan, recipe))
+
+    def _plan_rented(self, recipe: Recipe) -> Planned:
+        from launcher.planner import plan_offers
+        from launcher.read_facts import read_facts
+
+        hardware = recipe.hardware
+        facts = read_facts(recipe)
+        terms: Terms = "any" if hardware.spot else "on_demand"
+        found = self.offers(hardware.accelerators, hardware.nodes, terms)
+        for warning in found.warnings:
+            self.progress.print(f"warning: {warning}", markup=False, highlight=False)
+        ranked = plan_offers(recipe, found.offers, facts, self.clock())
+        return Planned(recipe, ranked.chosen, ranked)
 
     def open_run(self, planned: Planned, store: str | None) -> str:
         """Record a run; its id.
@@ -178,8 +192,8 @@ class Outside:
             )
         else:
             url = f"{url.rstrip('/')}/{run_id}"
-        with self._house(run_id) as house:
-            open_run(house, run_id, planned.recipe, planned.plan, git_state(), url)
+        recipe, plan = planned.recipe, planned.plan
+        open_run(self.home, self.ledger, run_id, recipe, plan, git_state(), url)
         return run_id
 
     def launch(self, run_id: str, allow_remote_code: bool) -> None:

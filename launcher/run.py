@@ -92,7 +92,13 @@ class House:
 
 
 def open_run(
-    house: House, run_id: str, recipe: Recipe, plan: Plan, git: Git, store: str | None = None
+    home: Home,
+    ledger: Ledger,
+    run_id: str,
+    recipe: Recipe,
+    plan: Plan,
+    git: Git,
+    store: str | None = None,
 ) -> None:
     """Record a run, before anything of it exists or costs.
 
@@ -100,7 +106,7 @@ def open_run(
         store: where its files live besides this machine: a folder or `s3://…` of its own.
     """
     usd = plan.usd
-    house.ledger.open_run(
+    ledger.open_run(
         run_id,
         Opened(
             recipe=recipe.model_dump(mode="json"),
@@ -112,8 +118,8 @@ def open_run(
         ),
     )
     if store is not None:
-        house.ledger.append(run_id, Noted(key=STORE, value=store))
-    run = house.home.run(run_id)
+        ledger.append(run_id, Noted(key=STORE, value=store))
+    run = home.run(run_id)
     run.path.mkdir(parents=True, mode=0o700)
     write_model(run.plan, plan)
     write_model(run.recipe, recipe)

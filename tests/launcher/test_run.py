@@ -34,7 +34,7 @@ USD_PER_S = 1000
 
 @pytest.fixture
 def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
-    open_run(house, "tiny-1", recipe, plan, Git())
+    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
     return "tiny-1"
 
 
@@ -235,7 +235,7 @@ def test_hours_used_by_earlier_attempts_are_not_given_again(
 ) -> None:
     budget = {**recipe.budget.model_dump(), "hours": "1"}
     timed = Recipe.model_validate({**recipe.model_dump(), "budget": budget})
-    open_run(house, "timed-1", timed, plan, Git())
+    open_run(house.home, house.ledger, "timed-1", timed, plan, Git())
     machine.scripts = [dies_in_training, *machine.scripts]
     with pytest.raises(StillhouseError):
         drive(house, "timed-1")

@@ -49,7 +49,7 @@ def test_a_finished_run_corrects_the_next_plan(
     house: House, recipe: Recipe, trial: Calibration
 ) -> None:
     planned: Plan = plan_here(recipe, house.home, [], Trials(trial))
-    open_run(house, "tiny-1", recipe, planned, Git())
+    open_run(house.home, house.ledger, "tiny-1", recipe, planned, Git())
     drive(house, "tiny-1")  # the scripted worker trains for 10 s, where the trial said 11
 
     learned = plan_here(recipe, house.home, house.ledger.runs(), Trials(trial))
@@ -61,7 +61,9 @@ def test_a_finished_run_corrects_the_next_plan(
 def test_a_run_of_other_work_teaches_nothing(
     house: House, recipe: Recipe, plan: Plan, trial: Calibration
 ) -> None:
-    open_run(house, "tiny-1", recipe, plan, Git())  # its plan is of another work key
+    open_run(
+        house.home, house.ledger, "tiny-1", recipe, plan, Git()
+    )  # its plan is of another work key
     drive(house, "tiny-1")
 
     learned = plan_here(recipe, house.home, house.ledger.runs(), Trials(trial))

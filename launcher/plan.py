@@ -64,15 +64,11 @@ class CostLine(Part):
 
 
 class Alternative(Part):
-    """Another offer that the work can be done on, should the plan's own not do."""
+    """An offer that the work can be done on."""
 
     offer: Offer
-    once: Quantiles
-    """Hours of what every attempt pays for: boot, and handing over what was learnt."""
-    work: Quantiles
-    """Hours of what is done once and kept: generate, train, evaluate, and what gets lost."""
-    train: Quantiles
-    """Of these, hours of training."""
+    careful_hours: dict[str, Decimal]
+    """P90 of each line of a plan for it [h]."""
 
 
 class Plan(Part):
@@ -92,7 +88,7 @@ class Plan(Part):
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
     alternatives: tuple[Alternative, ...] = ()
-    """Where to go when a rented machine is not to be had or is taken away: the plan's own offer,
+    """What can be rented, should a machine not be to be had or be taken away: the plan's own offer,
     then the next best ones. Empty on a machine of one's own."""
 
     @property
@@ -212,14 +208,18 @@ def with_line(plan: Plan, line: CostLine, assumption: str) -> Plan:
     )
 
 
-def check_fits(plan: Plan, recipe: Recipe) -> None:
+def check_fits(plan: Plan, recipe: Recipe, instead: str = "") -> None:
     """Refuse a plan whose P90 is above the budget or the hours.
+
+    Args:
+        instead: a sentence on what else would fit, where somebody has looked.
 
     Raises:
         OverBudgetPlanError: with the figures, and what would fit.
     """
     budget, usd = recipe.budget.usd, plan.usd
     opt_in = "To start all the same and keep what is done when it stops, add --accept-partial."
+    opt_in = f"{instead} {opt_in}" if instead else opt_in
     if usd.p90 > budget:
         fits = _steps_that_fit(plan, budget)
         remedy = f"Raise budget.usd to {_up(usd.p90)}"

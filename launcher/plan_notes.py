@@ -13,7 +13,7 @@ from launcher.estimate.overheads import (
 from launcher.estimate.quantiles import Quantiles
 from launcher.estimate.training import estimate_training
 from launcher.offers import Offer
-from launcher.run_hours import FLOAT32_SLOWDOWN, SPOT_HOURS_BETWEEN, RunHours
+from launcher.run_hours import FLOAT32_SLOWDOWN, RunHours
 from launcher.show_offers import format_age
 from launcher.view import format_seconds
 from launcher.work_of import ANSWER_SHARE, Work
@@ -38,7 +38,7 @@ def assumptions(work: Work, offer: Offer, run: RunHours, now: float) -> Iterator
         f"{_range(UPLOAD_BYTES_PER_S.times(1e-9))} GB/s; {_checkpoints(work, run)}"
     )
     if offer.spot:
-        each = f"each machine once in {SPOT_HOURS_BETWEEN:g} h"
+        each = f"each machine once in {run.spot_hours_between:g} h"
         yield (
             f"lost: taken away {each} (AWS, V100, 2023; unknown for newer GPUs), so "
             f"{run.interruptions:.2f} times in this run; the middle is the mean"

@@ -5,20 +5,22 @@ evaluate, and what interruptions cost. How long these take depends on the kind o
 100,000 offers are some hundred kinds and a multiplication.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import islice
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from launcher.estimate import quantiles as estimate
-from launcher.estimate.gpus import Gpu, find_gpu
+from launcher.estimate.gpus import find_gpu
 from launcher.offers import Offer
 from launcher.plan import Alternative, CostLine, Plan, Quantiles, work_key
 from launcher.plan_notes import assumptions
-from launcher.run_hours import Kind, RunHours, add_up, hours_of, why_not
+from launcher.run_hours import SPOT_HOURS_BETWEEN, Kind, RunHours, hours_of, why_not
 from launcher.teacher_price import with_teacher_api
 from launcher.work_of import Facts, Work, work_of
 from recipes.errors import RefusedError
@@ -26,11 +28,11 @@ from recipes.recipe import Recipe
 
 Floats = NDArray[np.float64]
 
-ALTERNATIVES = 40
-"""So many of the next best offers a plan carries."""
+ALTERNATIVES = 24
+"""So many of the best offers a plan carries ..."""
 
-EACH_ATTEMPT = ("boot", "save")
-"""Lines that every attempt pays for again."""
+STAYING = 8
+"""... and so many of those on demand, whatever their rank: spot machines may all be gone."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class Ranked:
         """The whole plan for one offer."""
         offer, run = self.offers[rank], self.runs[self.run_of[rank]]
         plan = _plan(self.recipe, self.work, offer, run, self.now)
-        others = [each for each in range(min(len(self), ALTERNATIVES)) if each != rank]
-        alternatives = tuple(self._alternative(each) for each in (rank, *others))
+        ranks = dict.fromkeys([rank, *range(len(self))[:ALTERNATIVES], *self._staying()])
+        alternatives = tuple(self._alternative(each) for each in ranks)
         return with_teacher_api(plan.model_copy(update={"alternatives": alternatives}), self.recipe)
 
     def options(self, first: int = 0, last: int | None = None) -> list[Option]:
@@ -111,18 +113,25 @@ class Ranked:
             on_frontier=bool(self.frontier[rank]),
         )
 
+    def _staying(self) -> Iterator[int]:
+        """The first ranks that are on demand."""
+        on_demand = (rank for rank, offer in enumerate(self.offers) if not offer.spot)
+        return islice(on_demand, STAYING)
+
     def _alternative(self, rank: int) -> Alternative:
         lines = self.runs[self.run_of[rank]].lines
-        kept = (hours for name, hours in lines.items() if name not in EACH_ATTEMPT)
-        return Alternative(
-            offer=self.offers[rank],
-            once=_exact(add_up(lines[name] for name in EACH_ATTEMPT)),
-            work=_exact(add_up(kept)),
-            train=_exact(lines["train"]),
-        )
+        careful = {name: _exact(hours).p90 for name, hours in lines.items()}
+        return Alternative(offer=self.offers[rank], careful_hours=careful)
 
 
-def plan_offers(recipe: Recipe, offers: Sequence[Offer], facts: Facts, now: float) -> Ranked:
+def plan_offers(
+    recipe: Recipe,
+    offers: Sequence[Offer],
+    facts: Facts,
+    now: float,
+    *,
+    spot_hours_between: float = SPOT_HOURS_BETWEEN,
+) -> Ranked:
     """Price every offer as a whole run of the recipe, and rank them.
 
     Args:
@@ -130,6 +139,7 @@ def plan_offers(recipe: Recipe, offers: Sequence[Offer], facts: Facts, now: floa
         offers: what could be rented; spot is left out where the recipe does not allow it.
         facts: of the recipe's data and models (`launcher.read_facts`).
         now: unix seconds; the age of a price counts from here.
+        spot_hours_between: mean hours until one spot machine is taken away.
 
     Raises:
         RefusedError: the work can be done on none of them, and why; a teacher without a price.
@@ -139,7 +149,7 @@ def plan_offers(recipe: Recipe, offers: Sequence[Offer], facts: Facts, now: floa
     kinds, which = _kinds(allowed)
     reasons: list[str | None] = [_why_not(work, kind) for kind in kinds]
     possible = [number for number, reason in enumerate(reasons) if reason is None]
-    timed = hours_of(work, [_known(kinds[number]) for number in possible])
+    timed = hours_of(work, [_known(kinds[number]) for number in possible], spot_hours_between)
     for number, run in zip(possible, timed, strict=True):
         if run is None:
             reasons[number] = "taken away so often that the work would never end"
@@ -156,29 +166,30 @@ def plan_offers(recipe: Recipe, offers: Sequence[Offer], facts: Facts, now: floa
 _Unknown = str
 """What a GPU is called that is not in our table."""
 
+_SAME_MACHINE = attrgetter("cloud", "accelerator", "instance_type", "accelerators", "nodes", "spot")
+"""Offers that agree in these differ in place and price only."""
+
 
 def _kinds(offers: Sequence[Offer]) -> tuple[list[Kind | _Unknown], NDArray[np.intp]]:
     """The kinds of machines that are offered, and which of them each offer is."""
-    gpus: dict[tuple[str, str | None, str | None], Gpu | _Unknown] = {}
-    numbers: dict[Kind | _Unknown, int] = {}
-    seen: dict[tuple[object, ...], int] = {}
-    which = np.empty(len(offers), dtype=np.intp)
-    for index, offer in enumerate(offers):
-        name = offer.cloud, offer.accelerator, offer.instance_type
-        key = *name, offer.accelerators, offer.nodes, offer.spot
-        number = seen.get(key)
-        if number is None:
-            if name not in gpus:
-                gpus[name] = find_gpu(offer.gpu or "") or offer.accelerator or "no GPU"
-            gpu = gpus[name]
-            kind = (
-                Kind(gpu, offer.accelerators, offer.nodes, offer.spot)
-                if isinstance(gpu, Gpu)
-                else gpu
-            )
-            number = seen[key] = numbers.setdefault(kind, len(numbers))
-        which[index] = number
-    return list(numbers), which
+    machines = list(map(_SAME_MACHINE, offers))
+    kinds: dict[Kind | _Unknown, int] = {}
+    numbers = {
+        machine: kinds.setdefault(_kind(offer), len(kinds))
+        for machine, offer in dict(zip(machines, offers, strict=True)).items()
+    }
+    which = np.fromiter(map(numbers.__getitem__, machines), dtype=np.intp, count=len(machines))
+    return list(kinds), which
+
+
+_known_gpu = cache(find_gpu)
+
+
+def _kind(offer: Offer) -> Kind | _Unknown:
+    gpu = _known_gpu(offer.gpu or "")
+    if gpu is None:
+        return offer.accelerator or "no GPU"
+    return Kind(gpu, offer.accelerators, offer.nodes, offer.spot)
 
 
 def _why_not(work: Work, kind: Kind | _Unknown) -> str | None:
@@ -287,13 +298,11 @@ def _over(recipe: Recipe, usd: Quantiles, hours: Quantiles) -> str:
 
 
 def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float) -> Plan:
+    at_home = {"generate": work.home_hours} if work.asked else {}
     lines = [
-        CostLine(name=name, quantity=_exact(hours), unit="h", usd_per_unit=offer.usd_per_hour)
-        for name, hours in run.lines.items()
+        *_lines(at_home, Decimal(0)),
+        *_lines(run.lines, offer.usd_per_hour),
     ]
-    if work.asked:
-        at_home = _exact(work.home_hours)
-        lines.append(CostLine(name="generate", quantity=at_home, unit="h", usd_per_unit=Decimal(0)))
     units = {
         "generate": work.asked or (work.generation.count if work.generation else 0),
         "train": work.steps,
@@ -311,6 +320,13 @@ def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float) -
             "checkpoint_s": round(run.interval_s, 1),
         }
     )
+
+
+def _lines(hours: Mapping[str, estimate.Quantiles], usd: Decimal) -> list[CostLine]:
+    return [
+        CostLine(name=name, quantity=_exact(each), unit="h", usd_per_unit=usd)
+        for name, each in hours.items()
+    ]
 
 
 def _exact(hours: estimate.Quantiles) -> Quantiles:

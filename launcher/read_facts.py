@@ -75,8 +75,8 @@ def _model(name: str, field: str) -> ModelFacts:
     if not folder.is_absolute():
         raise RefusedError(
             f"{field}: the size of {name} is unknown, so no machine can be priced for it. "
-            f"Nothing was started. Give a folder with its config.json as {field} (that is enough to "
-            "plan), or take a model that is in launcher/estimate/models.csv"
+            f"Nothing was started. Give a folder with its config.json as {field} (that is enough "
+            "to plan), or take a model that is in launcher/estimate/models.csv"
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ spread of the whole is smaller than the sum of theirs (`together`).
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from launcher.estimate.generation import Writing, estimate_writing
 from launcher.estimate.gpus import Gpu
@@ -34,7 +34,8 @@ SPOT_HOURS_BETWEEN = 6.0
 
 The median of five V100 traces of AWS, 2023, in zones where spot could be had most of the time: 3.2,
 5.7, 6.1, 10.5 and 16.7 machine-hours for each loss (traces of "Can't Be Late", Wu et al., NSDI
-2024). Nobody publishes it for newer GPUs."""
+2024). Nobody publishes it for newer GPUs. Machines of one cluster count as independent, which is
+the careful reading: in these traces they often go together."""
 
 LOSS_PIECE_BYTES = 2**26
 """The worker takes the loss in pieces whose logits are so large in float32 [bytes]."""
@@ -89,42 +90,54 @@ class RunHours:
     """Written on the way."""
     interruptions: float
     """To be expected."""
+    spot_hours_between: float
+    """Mean hours until one spot machine is taken away."""
 
-    @property
+    @cached_property
     def lines(self) -> Mapping[str, Quantiles]:
-        """Each line's part when the whole run is at its P10, P50 and P90 [h]."""
-        return together(self.alone)
+        """Each line's part when the whole run is at its P10, P50 and P90 [h].
+
+        Long answers of a teacher take long to write and long to learn.
+        """
+        return together(self.alone, in_step=frozenset({"generate", "train"}))
 
     @property
     def total(self) -> Quantiles:
         return add_up(self.lines.values())
 
 
-def together(alone: Mapping[str, Quantiles]) -> dict[str, Quantiles]:
+def together(
+    alone: Mapping[str, Quantiles], in_step: frozenset[str] = frozenset()
+) -> dict[str, Quantiles]:
     """Lines that vary independently, as parts of their sum's quantiles.
 
     Variances add, so the sum lies sqrt(sum of squares) above its middle at P90, and each line gets
     of that what it contributes to the sum of squares (Euler's allocation). The parts sum to the
     whole exactly, and a line alone keeps its own spread.
 
+    Args:
+        alone: each line by itself.
+        in_step: names of lines that rise and fall together; these count as one line.
+
     >>> both = together({"train": Quantiles(7, 10, 14), "boot": Quantiles(2, 4, 7)})
-    >>> both["train"].p90, both["boot"].p90
+    >>> round(both["train"].p90, 2), round(both["boot"].p90, 2)
     (13.2, 5.8)
     """
-    up = math.hypot(*(each.p90 - each.p50 for each in alone.values()))
-    down = math.hypot(*(each.p50 - each.p10 for each in alone.values()))
+    up = _parts({name: each.p90 - each.p50 for name, each in alone.items()}, in_step)
+    down = _parts({name: each.p50 - each.p10 for name, each in alone.items()}, in_step)
     return {
-        name: Quantiles(
-            each.p50 - _part(each.p50 - each.p10, down),
-            each.p50,
-            each.p50 + _part(each.p90 - each.p50, up),
-        )
+        name: Quantiles(each.p50 - down[name], each.p50, each.p50 + up[name])
         for name, each in alone.items()
     }
 
 
-def _part(own: float, whole: float) -> float:
-    return own * own / whole if whole else 0.0
+def _parts(apart: Mapping[str, float], in_step: frozenset[str]) -> dict[str, float]:
+    """What each line's distance from its middle contributes to that of the whole."""
+    one = sum(distance for name, distance in apart.items() if name in in_step)
+    whole = math.hypot(one, *(d for name, d in apart.items() if name not in in_step))
+    if not whole:
+        return dict.fromkeys(apart, 0.0)
+    return {name: d * (one if name in in_step else d) / whole for name, d in apart.items()}
 
 
 def add_up(parts: Iterable[Quantiles]) -> Quantiles:
@@ -189,7 +202,9 @@ def _samples_at_once(work: Work, gpus: int) -> int:
 # ---- how long it takes -----------------------------------------------------------------------
 
 
-def hours_of(work: Work, kinds: Sequence[Kind]) -> list[RunHours | None]:
+def hours_of(
+    work: Work, kinds: Sequence[Kind], spot_hours_between: float = SPOT_HOURS_BETWEEN
+) -> list[RunHours | None]:
     """How long the work takes on each kind of machine, training estimated for all at once.
 
     `None` where the machines are taken away so often that the work would in practice never end.
@@ -212,7 +227,8 @@ def hours_of(work: Work, kinds: Sequence[Kind]) -> list[RunHours | None]:
         known = {name: hours for name, hours in stages.items() if hours is not None}
         exams = evaluate(kind.gpu)
         other = sum(hours.p50 for hours in (*known.values(), hand_over, exams) if hours)
-        losses = _losses(work, kind, train.p50, other - train.p50, boot.p50, checkpoint.p50)
+        between = spot_hours_between / kind.nodes if kind.spot else None
+        losses = _losses(work, between, train.p50, other - train.p50, boot.p50, checkpoint.p50)
         if math.isinf(losses.count):
             return None
         save = hand_over.plus(checkpoint.times(losses.pieces - 1))
@@ -223,6 +239,7 @@ def hours_of(work: Work, kinds: Sequence[Kind]) -> list[RunHours | None]:
             interval_s=max(5.0, train.p50 / losses.pieces * 3600),
             checkpoints=losses.pieces - 1,
             interruptions=losses.count,
+            spot_hours_between=spot_hours_between,
         )
 
     return [on(*pair) for pair in zip(kinds, train_hours(work, kinds), strict=True)]
@@ -328,21 +345,21 @@ class _Losses:
 
 
 def _losses(
-    work: Work, kind: Kind, train: float, other: float, boot: float, checkpoint: float
+    work: Work, between: float | None, train: float, other: float, boot: float, checkpoint: float
 ) -> _Losses:
     """How training is best cut into pieces, and what interruptions cost then. All in hours.
 
     Args:
+        between: mean time between interruptions; `None` where nobody takes the machines away.
         other: everything but training; answers are kept batch by batch, so that an interruption
             there costs the way back and little more.
     """
     every = work.recipe.training.checkpoint_every_steps
     fixed = math.ceil(work.steps / every) if every else None
-    if not kind.spot:
+    if between is None:
         interval = max(LONGEST_INTERVAL_S / 3600, checkpoint / CHECKPOINT_SHARE)
         pieces = fixed or min(work.steps, math.ceil(train / interval))
         return _Losses(pieces, Quantiles.exactly(0.0), 0.0)
-    between = SPOT_HOURS_BETWEEN / kind.nodes
     fetch = transfer_seconds(checkpoint_bytes(work.student.params, "full"), DOWNLOAD_BYTES_PER_S)
 
     def expected(pieces: int) -> float:

@@ -10,6 +10,7 @@ from recipes.recipe import Budget
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
 
 def headline(plan: Plan, budget: Budget) -> str:
@@ -28,20 +29,35 @@ def headline(plan: Plan, budget: Budget) -> str:
 def render_plan(plan: Plan, budget: Budget) -> "RenderableType":
     """Headline, cost lines with quantity and unit price, assumptions."""
     from rich.console import Group
-    from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
+
+    notes = [Text(f"- {assumption}") for assumption in plan.assumptions]
+    return Group(
+        Text(headline(plan, budget)), "", render_lines(plan), "", Text("assumptions"), *notes
+    )
+
+
+def render_lines(plan: Plan) -> "Table":
+    """The cost lines and their total."""
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("line", "quantity", "each", "P10", "P50", "P90"):
         table.add_column(heading, justify="left" if heading == "line" else "right")
     for line in plan.lines:
-        table.add_row(line.name, _quantity(line), _price(line), *_usd_cells(line.usd))
-    table.add_row("total", _time(plan.hours.p50), "", *_usd_cells(plan.usd), style="bold")
-    notes = [Text(f"- {assumption}") for assumption in plan.assumptions]
-    return Group(
-        Text(headline(plan, budget)), "", table, "", Text("assumptions"), Padding(Group(*notes), 0)
-    )
+        table.add_row(*line_cells(line))
+    table.add_row(*total_cells(plan), style="bold")
+    return table
+
+
+def line_cells(line: CostLine) -> tuple[str, ...]:
+    """A line of the bill: its name, quantity, unit price, and dollars."""
+    return line.name, _quantity(line), _price(line), *_usd_cells(line.usd)
+
+
+def total_cells(plan: Plan) -> tuple[str, ...]:
+    """The last line of the bill."""
+    return "total", _time(plan.hours.p50), "", *_usd_cells(plan.usd)
 
 
 def _usd_cells(usd: Quantiles) -> tuple[str, str, str]:

@@ -126,6 +126,7 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
             sample_tokens=lengths.p50,
             samples_per_step=min(training.batch_size, samples),
             recompute=training.gradient_checkpointing,
+            fusion="attention_and_loss",  # no mask, so fused kernels; the loss comes in pieces
         ),
         token_spread=lengths.times(1 / lengths.p50),
         steps=steps,

@@ -29,15 +29,15 @@ def collate(samples: Sequence[Sample], device: str) -> tuple[Tensor, Tensor]:
     changes nothing, and attention without a mask takes the fast kernels. A test holds this.
     """
     longest = max(len(sample.input_ids) for sample in samples)
-    ids = torch.zeros(len(samples), longest, dtype=torch.long)
-    labels = torch.full((len(samples), longest), NO_LOSS)
-    for row, sample in enumerate(samples):
-        tokens = torch.tensor(sample.input_ids)
-        ids[row, : len(tokens)] = tokens
+    ids, labels = [], []
+    for sample in samples:
+        tokens = sample.input_ids
         # Position t says token t + 1. The first token of all is said by nobody.
         first = max(1, sample.prompt_tokens)
-        labels[row, first - 1 : len(tokens) - 1] = tokens[first:]
-    return ids.to(device), labels.to(device)
+        padding = longest - len(tokens)
+        ids.append(tokens + [0] * padding)
+        labels.append([NO_LOSS] * (first - 1) + tokens[first:] + [NO_LOSS] * (padding + 1))
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)
 
 
 def tokens_with_loss(sample: Sample) -> int:

@@ -4,6 +4,7 @@ Everything of transformers that the worker needs is met here. Weights are never 
 that brings code of its own needs the recipe's word and the person's.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def start_transformers() -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
         from transformers.utils import logging
     logging.disable_progress_bar()
+
+
+def free_memory() -> None:
+    """Give back what a stage's models held: teacher and student need not fit side by side."""
+    gc.collect()  # models with hooks are cycles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def remote_code_allowed(wanted: bool, limits: Limits) -> bool:

@@ -29,6 +29,9 @@ class Team:
     rank = 0
     world = 1
 
+    lost = False
+    """Whether the others wait in the middle of a step that will not go on: torchrun ends them."""
+
     def share(self, make: Callable[[], Shared]) -> Shared:
         """What `make` returns in the first process, in all of them."""
         return make()

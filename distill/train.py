@@ -80,12 +80,13 @@ def train(context: Context, team: Team = ALONE) -> None:
 def learning_rate(training: Training, step: int, steps: int) -> float:
     """Of step `step` (from 0) of `steps`: up in a line, then down in half a cosine.
 
-    The last step's rate is `final_learning_rate_share` of the highest.
+    The cosine would reach `final_learning_rate_share` of the highest rate one step after the last:
+    a share of 0 leaves no step without effect.
     """
     peak, warmup = training.learning_rate, round(training.warmup_share * steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    done = (step + 1 - warmup) / (steps - warmup)
+    done = (step - warmup) / (steps - warmup)
     final = training.final_learning_rate_share
     return peak * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
 

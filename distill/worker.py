@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from distill.batching import planned_steps
 from distill.context import Context, StageStopped, Stop
+from distill.disk import disk_full, is_disk_full
 from distill.failures import as_worker_error
 from distill.pulse import Mute, Pulse
 from distill.team import Team, join
@@ -61,10 +62,10 @@ def run(folder: Path) -> int:
         code = 0
     else:
         code = _lead(run, team)
-        if code == StillhouseError.exit_code:
-            return code  # torchrun ends the others: they may wait in the middle of a step
-        team.share(lambda: None)
-    team.leave()
+        if not team.lost:
+            team.share(_nothing)
+    if not team.lost:
+        team.leave()
     return code
 
 
@@ -75,6 +76,11 @@ def _lead(run: RunDir, team: Team) -> int:
     except StillhouseError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - worker.log
         return error.exit_code
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        print(f"Error: {disk_full('events', run.path)}", file=sys.stderr)  # noqa: T201
+        return StillhouseError.exit_code
 
 
 def _follow(run: RunDir, team: Team) -> None:
@@ -89,15 +95,17 @@ def _follow(run: RunDir, team: Team) -> None:
     context = Context(
         run, recipe, limits, Mute(limits.attempt), stop, device, team.rank, team.world
     )
+    from distill.models import free_memory
     from distill.train import train
 
     while team.share(_nothing):
         with suppress(StageStopped):
             train(context, team)
+        free_memory()
 
 
 def _nothing() -> Any:
-    """A follower's word, which is not asked for: the first process's counts."""
+    """The first process's word that there is no more to do; the others' is not asked for."""
 
 
 def _start_torch(recipe: Recipe) -> str:
@@ -174,7 +182,7 @@ class Worker:
         log: EventLog,
         stop: Stop,
         team: Team,
-        uploader: Uploader | None,
+        uploader: Uploader | None = None,
     ) -> None:
         self._uploader = uploader
         self._run = run
@@ -229,6 +237,7 @@ class Worker:
         """Say what went wrong; on a full disk only stderr may be left to say it to."""
         failure = as_worker_error(error, self._stage, self._recipe)
         print(f"Error: {failure}", file=sys.stderr)  # noqa: T201 - worker.log
+        self._team.lost = self._stage == "train"
         with suppress(OSError):
             self._say(Failed, code=failure.code, message=failure.message, remedy=failure.remedy)
             self.end("failed")
@@ -258,6 +267,8 @@ class Worker:
         self, context: Context, stage: Stage, work: Callable[[Context], None], *, is_done: bool
     ) -> None:
         if not is_done:
+            from distill.models import free_memory
+
             self._stage = stage
             self._say(StageStarted, stage=stage)
             if stage == "train":  # scores of a student that learns on are not its own any more
@@ -268,6 +279,8 @@ class Worker:
                 if stage != "train":  # which says so itself, before it begins to save
                     self._say(Stopping, reason=stopped.reason)
                 raise
+            finally:
+                free_memory()
         # A kill may have come between the work and this line: then it is written now.
         if not is_done or stage not in self._noted:
             self._say(StageDone, stage=stage)

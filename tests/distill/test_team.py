@@ -1,9 +1,11 @@
 """Several processes, started by torchrun, train as one does, and take over from each other."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,17 @@ STEPS = 24
 UNLIMITED = Limits(attempt=1, started_at=0, usd_per_hour=Decimal(0), machine_usd=Decimal(0))
 
 
-def make_run(folder: Path, steps: int = STEPS) -> RunDir:
+NEW = {
+    "kind": "new",
+    "characters": "0123456789+=",
+    "layers": 2,
+    "hidden_size": 24,
+    "heads": 2,
+    "intermediate_size": 40,
+}
+
+
+def make_run(folder: Path, steps: int = STEPS, student: dict[str, Any] = NEW) -> RunDir:
     """20 samples in batches of 6 and micro-batches of 2: the last batch of an epoch is smaller."""
     run = RunDir(folder)
     folder.mkdir()
@@ -46,14 +58,7 @@ def make_run(folder: Path, steps: int = STEPS) -> RunDir:
     recipe = {
         "name": "team",
         "teacher": {"kind": "none"},
-        "student": {
-            "kind": "new",
-            "characters": "0123456789+=",
-            "layers": 2,
-            "hidden_size": 24,
-            "heads": 2,
-            "intermediate_size": 40,
-        },
+        "student": student,
         "data": additions | {"rows": 20, "completion": "{answer}"},
         "training": {
             "steps": steps,
@@ -134,8 +139,12 @@ def test_alone_everything_is_ones_own() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_finish_what_one_began_with_the_same_result(tmp_path: Path) -> None:
-    reference, run = make_run(tmp_path / "reference"), make_run(tmp_path / "run")
+def test_two_processes_finish_what_one_began_with_the_same_result(
+    tmp_path: Path, new_model: Callable[[Path, int], Path]
+) -> None:
+    student = {"kind": "pretrained", "model": str(new_model(tmp_path / "student", 0))}
+    reference = make_run(tmp_path / "reference", student=student)
+    run = make_run(tmp_path / "run", student=student)
     train_alone(reference)
     with pytest.raises(StageStopped):
         train_alone(run, StopAt(STEPS // 3))
@@ -184,3 +193,19 @@ def test_a_signal_to_two_processes_leaves_a_checkpoint_that_one_can_go_on_from(
     assert theirs is not None
     assert_same_weights(ours["learner"]["weights"], theirs["learner"]["weights"])
     assert ours["learner"]["tokens"] == theirs["learner"]["tokens"]
+
+
+@pytest.mark.slow
+def test_when_the_first_process_refuses_the_others_end_with_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    with run.lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        began = time.monotonic()
+
+        both = torchrun(run)
+
+        assert both.wait(timeout=300) != 0
+    assert "another worker is at work" in run.log.read_text()
+    # Not after the half minute that torchrun leaves processes which do not end by themselves.
+    assert time.monotonic() - began < 120
+    assert not run.events.exists()

@@ -17,6 +17,13 @@ Item = TypeVar("Item")
 WINDOW_BATCHES = 16
 """Batches among which samples are sorted by length."""
 
+WORTH_SORTING = 1.1
+"""Samples are sorted where padding all to the longest would make so many times the tokens.
+
+Below that there is nothing to gain, and something to lose: a token more or less may be what tells
+two kinds of samples apart, and a batch of one kind only is a worse lesson (see docs/log.md).
+"""
+
 
 class Batches:
     """The steps of a training over samples of these lengths [tokens]."""
@@ -39,7 +46,7 @@ class Batches:
         return max(1, round(epochs * self.steps_per_epoch))
 
     def at(self, step: int) -> list[int]:
-        """Numbers of the samples of a step (from 0), shortest first."""
+        """Numbers of the samples of a step (from 0)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._shown is None or self._shown[0] != epoch:
             self._shown = epoch, self._epoch(epoch)
@@ -61,8 +68,12 @@ class Batches:
         return batches
 
     def _cut(self, samples: list[int]) -> list[list[int]]:
-        near = sorted(samples, key=lambda sample: (self._lengths[sample], sample))
-        return [near[at : at + self._batch_size] for at in range(0, len(near), self._batch_size)]
+        lengths = [self._lengths[sample] for sample in samples]
+        if lengths and max(lengths) * len(lengths) > WORTH_SORTING * sum(lengths):
+            samples = sorted(samples, key=lambda sample: (self._lengths[sample], sample))
+        return [
+            samples[at : at + self._batch_size] for at in range(0, len(samples), self._batch_size)
+        ]
 
 
 def planned_samples(recipe: Recipe, rows: int) -> int:

@@ -68,6 +68,15 @@ def test_samples_of_like_length_share_a_batch_so_little_is_padding() -> None:
     assert real / padded > 0.9
 
 
+def test_samples_of_nearly_one_length_are_mixed_and_not_sorted_into_kinds() -> None:
+    kinds = [33, 34] * 500
+    batches = Batches(kinds, 50, seed=0)
+
+    for step in range(batches.steps_per_epoch):
+        longer = sum(kinds[sample] == 34 for sample in batches.at(step))
+        assert 5 < longer < 45
+
+
 def test_the_order_of_an_epoch_shows_no_trend_in_length() -> None:
     rising = list(range(1, 2001))
     batches = Batches(rising, 10, seed=3)

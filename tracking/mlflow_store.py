@@ -297,9 +297,10 @@ def _experiment(client: Any, home: Home, name: str) -> str:
     """Id of the experiment of that name; made where there is none."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        # A server knows where its artifacts go. Our own database would take the current folder.
-        own = client.tracking_uri == _own_uri(home)
-        location = home.mlflow_artifacts.as_uri() if own else None
+        # A server knows where its artifacts go. A database of this machine, ours or one that
+        # MLFLOW_TRACKING_URI names, would take the current folder.
+        local = str(client.tracking_uri).startswith("sqlite:")
+        location = home.mlflow_artifacts.as_uri() if local else None
         return str(client.create_experiment(name, artifact_location=location))
     if found.lifecycle_stage != "active":
         raise TrackerError(

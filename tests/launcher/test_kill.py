@@ -92,12 +92,8 @@ def reference(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def environ(home: Home) -> dict[str, str]:
-    return {
-        **os.environ,
-        "STILLHOUSE_HOME": str(home.path),
-        "OMP_NUM_THREADS": "1",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{home.path}/mlflow.db",
-    }
+    ours = {"STILLHOUSE_HOME": str(home.path), "OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if "MLFLOW" not in name} | ours
 
 
 def command(*words: object) -> list[str]:

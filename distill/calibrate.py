@@ -221,7 +221,8 @@ def _samples(
     training, teacher = context.recipe.training, context.recipe.teacher
     longest = context_tokens(model)
     if isinstance(teacher, ModelTeacher | ApiTeacher):
-        pairs = [(row, answer.text) for row, answer in answers if answer.text.strip()]
+        whole = [(row, answer) for row, answer in answers if answer.finish == "stop"]
+        pairs = [(row, answer.text) for row, answer in whole if answer.text.strip()]
         if not pairs:
             limit = min(training.max_tokens, longest or training.max_tokens)
             some = _spread(rows, wanted)

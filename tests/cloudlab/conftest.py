@@ -1,31 +1,31 @@
-"""The emulated cloud for tests: up once a session, shared, and free of faults before each test.
+"""The emulated cloud for tests: up once a session, and free of faults before each test.
 
-A lab that somebody brought up (`make cloudlab-up`) is used and left as it is.
+There is one account and one set of faults, so these tests run one after another: in one process, or
+with pytest-xdist under `--dist loadgroup`.
 """
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from emulated.cloud import Cloud
-from emulated.folder import LabFolder, LabUnavailable
+from emulated.folder import LabFolder
 from emulated.lab import Lab
+from emulated.session import shared
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("cloudlab"):
+            item.add_marker(pytest.mark.xdist_group("cloudlab"))
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The lab. Where it cannot be, tests are skipped; in CI they fail."""
+    """The lab, up."""
     lab = Lab(LabFolder.chosen())
-    with _shared(lab):
-        try:
-            lab.up(lambda text: None, kept=False)
-        except LabUnavailable as error:
-            if os.environ.get("CI") == "true":
-                raise
-            pytest.skip(f"no emulated cloud here: {error}")
+    with shared(lab, in_ci=os.environ.get("CI") == "true"):
         yield lab
 
 
@@ -41,20 +41,3 @@ def no_fault_stays(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "cloud" in request.fixturenames:
         request.getfixturevalue("cloud").clear_faults()
-
-
-@contextmanager
-def _shared(lab: Lab) -> Iterator[None]:
-    """The last of several test processes takes the lab down, unless it was up before them."""
-    lab.folder.path.mkdir(parents=True, exist_ok=True)
-    with (lab.folder.path / "users").open("w") as users:
-        fcntl.flock(users, fcntl.LOCK_SH)
-        yield
-        fcntl.flock(users, fcntl.LOCK_UN)
-        try:
-            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        state = lab.state()
-        if state is not None and not state.kept:
-            lab.down()

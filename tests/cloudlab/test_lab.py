@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -305,3 +306,14 @@ def test_a_lab_that_was_killed_is_cleared_away_by_down_or_up(second: Lab) -> Non
     assert not second.is_up()
     second.up(lambda text: None, kept=True)
     assert second.is_up()
+
+
+def test_a_lab_is_found_and_ended_although_its_folder_was_removed(second: Lab) -> None:
+    second.up(lambda text: None, kept=True)
+    state = second.state()
+    assert state is not None
+    shutil.rmtree(second.folder.run)
+
+    second.down()
+
+    assert not is_running(state.pid)

@@ -1,16 +1,11 @@
-"""The root filesystem of the lab's hosts: Debian 12, sshd, and SkyPilot's runtime as it leaves it.
+"""The hosts' image: built once for each content of its recipe, and kept.
 
-Made in a mount and process namespace of its own, so that a build that is killed leaves no mount and
-no process, only a `.part` folder that the next build removes. Everything that needs a network
-happens here; a host has none.
-
-The worker's packages are not copied in: a host mounts those of the environment that started the
-lab, read-only, at `/opt/stillhouse/shared`, where `/opt/stillhouse/bin/python` finds them.
+It is built in a mount and process namespace of its own, so that a build that is killed leaves no
+mount and no process, only a `.part` folder that the next build removes.
 """
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,32 +14,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emulated.folder import SCRIPTS, LabError, LabFolder
-from emulated.tools import Say, ensure_uv, must, run_quietly
+from emulated.tools import Say, ensure_uv
 
-SUITE = "bookworm"
-PYTHON = "3.11"
-"""Python of the hosts: that of Debian 12. The shared packages must be made for it."""
+RECIPE = (SCRIPTS / "emulated" / "image_recipe.py", SCRIPTS / "locks" / "runtime.txt")
+"""Files whose content makes the image what it is; SkyPilot's wheel is the third."""
 
-PACKAGES = (
-    *("openssh-server", "rsync", "sudo", "curl", "ca-certificates", "procps", "iproute2"),
-    *("netcat-openbsd", "psmisc", "lsof", "jq", "patch", "python3", "python3-venv"),
-)
-
-USER = "ubuntu"
-RUNTIME = f"/home/{USER}/skypilot-runtime"
-RECIPE_FILES = (Path(__file__), SCRIPTS / "locks" / "runtime.txt")
+_SEALED = ["nice", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def key(wheel: Path) -> str:
     """Names an image by what builds it: sixteen hexadecimal digits."""
     digest = hashlib.sha256(wheel.parent.name.encode())
-    for path in RECIPE_FILES:
+    for path in RECIPE:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def ensure_image(folder: LabFolder, wheel: Path, say: Say) -> Path:
-    """The image, built if it is not there; older ones are removed.
+    """The image, built if it is not there.
 
     Args:
         wheel: SkyPilot's own wheel, in a folder named by its hash, as the launching side sends it.
@@ -54,30 +41,44 @@ def ensure_image(folder: LabFolder, wheel: Path, say: Say) -> Path:
     """
     whole = folder.images / key(wheel)
     with _only_one(folder.images):
-        if whole.exists():
-            return whole
-        for older in folder.images.iterdir():
-            if older.is_dir():
-                shutil.rmtree(older)
-        say("building the hosts' image: some minutes, once")
-        folder.logs.mkdir(parents=True, exist_ok=True)
-        ensure_uv(folder)
-        log = folder.logs / "image.log"
-        with log.open("wb") as file:
-            built = subprocess.run(
-                [*_SEALED, sys.executable, "-m", "emulated.image", str(folder.path), str(wheel)],
-                cwd=SCRIPTS,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if built.returncode != 0 or not whole.exists():
-            raise LabError(f"building the hosts' image failed: {log} says why")
+        if not whole.exists():
+            say("building the hosts' image: some minutes, once")
+            ensure_uv(folder)
+            part = whole.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            _build(part, folder, wheel)
+            part.rename(whole)
     return whole
 
 
-_SEALED = ["nice", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+def remove_others(folder: LabFolder, kept: Path) -> None:
+    """Remove images of former recipes. Only while no host runs on one."""
+    with _only_one(folder.images):
+        for path in folder.images.iterdir():
+            if path.is_dir() and path != kept:
+                shutil.rmtree(path)
+
+
+def _build(part: Path, folder: LabFolder, wheel: Path) -> None:
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    log = folder.logs / "image.log"
+    recipe = [sys.executable, "-m", "emulated.image_recipe", str(part), str(folder.path)]
+    with log.open("wb") as file:
+        built = subprocess.run(
+            [*_SEALED, *recipe, str(wheel)],
+            cwd=SCRIPTS,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if built.returncode != 0:
+        raise LabError(f"building the hosts' image failed, {log} says why:\n{_end_of(log)}")
+
+
+def _end_of(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").strip().splitlines()[-8:])
 
 
 @contextmanager
@@ -87,116 +88,3 @@ def _only_one(folder: Path) -> Iterator[None]:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def build(folder: LabFolder, wheel: Path) -> None:
-    """Build the image of this key. Runs inside namespaces of its own."""
-    part = folder.images / f"{key(wheel)}.part"
-    part.mkdir()
-    _bootstrap(part, folder.cache / "debs")
-    _add_user(part)
-    _add_runtime(part, folder, wheel)
-    _add_worker_environment(part)
-    part.rename(folder.images / key(wheel))
-
-
-def _bootstrap(root: Path, debs: Path) -> None:
-    debs.mkdir(parents=True, exist_ok=True)
-    command = ["debootstrap", "--variant=minbase", f"--cache-dir={debs}"]
-    command += [f"--include={','.join(PACKAGES)}", SUITE, str(root), *_mirror()]
-    must(command, "bootstrap Debian")
-    # Each host makes its own keys.
-    for host_key in (root / "etc" / "ssh").glob("ssh_host_*"):
-        host_key.unlink()
-
-
-def _mirror() -> list[str]:
-    """The mirror this machine's apt uses, if it is one of the suite; else debootstrap's own."""
-    listed = run_quietly(
-        ["apt-get", "indextargets", "--format", "$(RELEASE) $(ORIGIN) $(REPO_URI)"]
-    )
-    for line in listed.stdout.splitlines():
-        if line.startswith(f"{SUITE} Debian "):
-            return [line.split()[2]]
-    return []
-
-
-def _add_user(root: Path) -> None:
-    _inside(root, "useradd", "--create-home", "--shell", "/bin/bash", "--uid", "1000", USER)
-    (root / "etc/sudoers.d" / USER).write_text(f"{USER} ALL=(ALL) NOPASSWD:ALL\n")
-
-
-def _add_runtime(root: Path, folder: LabFolder, wheel: Path) -> None:
-    """What SkyPilot's setup would install, so that on a host it finds everything and goes on.
-
-    Its guards: `uv -V` answers, `~/skypilot-runtime` is a folder, `ray` has the right version,
-    `current_sky_wheel_hash` names the wheel it sends, `~/sky-user-env` has python and pip.
-    """
-    local = root / f"home/{USER}/.local/bin"
-    local.mkdir(parents=True)
-    shutil.copy2(folder.uv, local / "uv")
-    _lend_network(root, folder.cache / "uv")
-    _inside(root, "python3", "-m", "venv", RUNTIME)
-    install = f"/home/{USER}/.local/bin/uv pip install --compile-bytecode --python {RUNTIME}"
-    shutil.copyfile(SCRIPTS / "locks" / "runtime.txt", root / "tmp/runtime.txt")
-    shutil.copyfile(wheel, root / "tmp" / wheel.name)
-    _inside(root, *install.split(), "-r", "/tmp/runtime.txt")
-    _inside(root, *install.split(), "--no-deps", "--reinstall", f"/tmp/{wheel.name}")
-    wheels = root / f"home/{USER}/.sky/wheels"
-    wheels.mkdir(parents=True)
-    (wheels / "current_sky_wheel_hash").write_text(f"{wheel.parent.name}\n")
-    user_environment = f"/home/{USER}/sky-user-env"
-    _inside(root, "python3", "-m", "venv", "--system-site-packages", user_environment)
-    _inside(root, "chown", "-R", f"{USER}:{USER}", f"/home/{USER}")
-    _take_network_back(root)
-
-
-def _lend_network(root: Path, cache: Path) -> None:
-    """Names and certificates of this machine, and the cache of packages, while we build."""
-    for name in ("etc/resolv.conf", "etc/hosts"):
-        shutil.copyfile(f"/{name}", root / name)
-    certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
-    if certificates.exists():
-        shutil.copyfile(certificates, root / "etc/ssl/certs/ca-certificates.crt")
-    cache.mkdir(parents=True, exist_ok=True)
-    (root / "cache").mkdir()
-    must(["mount", "--bind", str(cache), str(root / "cache")], "lend the cache of packages")
-
-
-def _take_network_back(root: Path) -> None:
-    must(["umount", str(root / "cache")], "take the cache of packages back")
-    (root / "cache").rmdir()
-    for left in [*(root / "tmp").iterdir(), root / "etc/resolv.conf"]:
-        left.unlink()
-    # Without this uv asks an index before it uses what is there, and setup fails.
-    (root / "etc/uv").mkdir()
-    (root / "etc/uv/uv.toml").write_text("offline = true\n")
-
-
-def _add_worker_environment(root: Path) -> None:
-    _inside(root, "python3", "-m", "venv", "--without-pip", "/opt/stillhouse")
-    (root / "opt/stillhouse/shared").mkdir()
-    packages = root / f"opt/stillhouse/lib/python{PYTHON}/site-packages"
-    (packages / "shared.pth").write_text("/opt/stillhouse/shared\n")
-
-
-def _inside(root: Path, *command: str) -> None:
-    passed_on = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith("UV_") or name.lower() in ("http_proxy", "https_proxy", "no_proxy")
-    }
-    settings = passed_on | {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/root",
-        "UV_CACHE_DIR": "/cache",
-        "UV_LINK_MODE": "copy",
-        "UV_HTTP_TIMEOUT": "180",
-        "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
-    }
-    clean = ["env", "-i", *(f"{name}={value}" for name, value in settings.items())]
-    must(["chroot", str(root), *clean, *command], f"run {command[0]} in the image")
-
-
-if __name__ == "__main__":
-    build(LabFolder(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -23,7 +23,8 @@ from urllib.error import HTTPError, URLError
 from emulated import account, image, tools
 from emulated.catalog import write_catalogs
 from emulated.folder import ENDPOINT, REPOSITORY, SCRIPTS, LabError, LabFolder, LabUnavailable
-from emulated.processes import child_of, is_running, kill_tree, started_at
+from emulated.image_recipe import PYTHON
+from emulated.processes import child_of, is_running, kill_tree, started_at, with_words
 from emulated.tools import Say
 from emulated.wheel import ensure_wheel
 
@@ -51,6 +52,15 @@ class Lab:
 
     # ---- up and down ---------------------------------------------------------------------------
 
+    def require(self) -> None:
+        """Ask whether there can be a lab here at all.
+
+        Raises:
+            LabUnavailable: not root, or another Python than the hosts'.
+        """
+        tools.require_root()
+        _require_same_python()
+
     def up(self, say: Say, *, kept: bool) -> None:
         """Start the lab; nothing happens if it is up.
 
@@ -58,8 +68,7 @@ class Lab:
             LabUnavailable: not root, or this machine lacks what the lab needs.
             LabError: a download failed, moto does not answer.
         """
-        tools.require_root()
-        _require_same_python()
+        self.require()
         with self._alone():
             if self.is_up():
                 return
@@ -67,6 +76,7 @@ class Lab:
             tools.ensure_programs(say)
             wheel = ensure_wheel(self.folder, say)
             image_path = image.ensure_image(self.folder, wheel, say)
+            image.remove_others(self.folder, image_path)
             python = tools.ensure_moto(self.folder, say)
             self._furnish_home(wheel)
             self._start(python, image_path, kept)
@@ -89,9 +99,9 @@ class Lab:
             return None
 
     def _end(self) -> None:
-        state = self.state()
-        if state is not None and _alive(state):
-            kill_tree(state.pid)
+        # Looked for by name, and so also found when its folder was removed under it.
+        for pid in with_words("unshare", "emulated.daemon", str(self.folder.path)):
+            kill_tree(pid)
         if self.folder.run.exists():
             shutil.rmtree(self.folder.run)
         # SkyPilot keeps its ssh sockets here, whatever HOME says.
@@ -278,8 +288,8 @@ def _require_same_python() -> None:
         LabUnavailable: it is another version than the hosts'.
     """
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if ours != image.PYTHON:
+    if ours != PYTHON:
         raise LabUnavailable(
-            f"hosts of the lab have Python {image.PYTHON} and share this environment's packages, "
-            f"which are made for {ours}: make the environment with Python {image.PYTHON}"
+            f"hosts of the lab have Python {PYTHON} and share this environment's packages, "
+            f"which are made for {ours}: make the environment with Python {PYTHON}"
         )

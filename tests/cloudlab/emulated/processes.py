@@ -29,6 +29,19 @@ def child_of(pid: int) -> int | None:
     return int(children[0]) if children else None
 
 
+def with_words(program: str, *words: str) -> list[int]:
+    """Processes of a program whose command line has all these words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if command[0] == program and set(words) <= set(command):
+            found.append(int(path.parent.name))
+    return found
+
+
 def kill_tree(pid: int, seconds: float = 20.0) -> None:
     """End an `unshare` and all that it holds, at once.
 

@@ -329,11 +329,13 @@ class Outside:
 
     @contextmanager
     def _house(self, run_id: str) -> Iterator[House]:
+        backend = self.backend(run_id)
         with choose_view(self.progress) as view, counted_interrupts() as interrupts:
             yield House(
                 home=self.home,
                 ledger=self.ledger,
-                backend=self.backend(run_id),
+                backend=backend,
+                poll_s=2.0 if backend.rented else 0.2,  # each look asks the run store
                 view=view,
                 tracker=self._track or self._start_tracker,
                 interrupts=interrupts,

@@ -1,9 +1,9 @@
 """Additions with the working written out: problems that cost nothing, for the quickstart and tests.
 
-Decides which problems there are and which of them are held out. The working brings the two digits
-of a column together, lowest column first, with the carry beside the digit it makes: each character
-follows from a few others at places that are always the same. That is what makes a model of a
-hundred thousand parameters able to learn it.
+Decides which problems there are and which of them are held out. In the working each character
+follows from three others, at places that are always the same: that is what lets a model of a
+hundred thousand parameters learn it. It also takes far more than 200 examples, which is what the
+quickstart is about (docs/log.md compares other ways to write it).
 """
 
 import hashlib
@@ -34,19 +34,19 @@ class Addition:
 
     @property
     def working(self) -> str:
-        """Digit by digit from the right: the two digits, and what they make with the carry.
+        """What each column comes to with the carry into it, from the right, in two digits.
 
-        What they make has two digits always: the carry that goes out, and a digit of the sum.
+        The first digit is the carry out of the column, the second one belongs to the sum.
 
         >>> Addition(347, 285).working
-        '7+5>12,4+8>13,3+2>06'
+        '12,13,06'
         """
         columns: list[str] = []
         carry, a, b = 0, self.a, self.b
         while a or b or not columns:
-            makes = a % 10 + b % 10 + carry
-            columns.append(f"{a % 10}+{b % 10}>{makes:02}")
-            a, b, carry = a // 10, b // 10, makes // 10
+            comes_to = a % 10 + b % 10 + carry
+            columns.append(f"{comes_to:02}")
+            a, b, carry = a // 10, b // 10, comes_to // 10
         return ",".join(columns)
 
     @property

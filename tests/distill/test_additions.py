@@ -13,13 +13,12 @@ numbers = st.integers(0, 10**12 - 1)
 
 @given(numbers, numbers)
 def test_the_working_computes_the_answer_column_by_column(a: int, b: int) -> None:
+    columns = Addition(a, b).working.split(",")
     carry, digits = 0, ""
-    for column in Addition(a, b).working.split(","):
-        summands, makes = column.split(">")
-        first, second = map(int, summands.split("+"))
-        assert first + second + carry == int(makes)
-        assert len(makes) == 2
-        carry, digits = int(makes[0]), makes[1] + digits
+    for place, comes_to in enumerate(columns):
+        first, second = a // 10**place % 10, b // 10**place % 10
+        assert comes_to == f"{first + second + carry:02}"
+        carry, digits = int(comes_to[0]), comes_to[1] + digits
     assert int(f"{carry}{digits}") == a + b == int(Addition(a, b).answer)
 
 

@@ -15,6 +15,7 @@ from emulated.lab import Lab
 from emulated.session import shared
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("cloudlab"):

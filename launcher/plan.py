@@ -230,10 +230,11 @@ def check_fits(plan: Plan, recipe: Recipe, instead: str = "") -> None:
             f"{format_usd(usd.p90)}; its budget is {format_usd(budget)}.",
             f"{remedy}. {opt_in}",
         )
-    if recipe.budget.hours is not None and plan.hours.p90 > recipe.budget.hours:
+    limit = recipe.budget.hours
+    if limit is not None and plan.hours.p90 > limit:
         raise OverBudgetPlanError(
-            f"this run is estimated at {_minutes(plan.hours.p50)}, and one run in ten at more than "
-            f"{_minutes(plan.hours.p90)}; its limit is {_minutes(recipe.budget.hours)}.",
+            f"this run is estimated at {format_hours(plan.hours.p50)}, and one run in ten at more "
+            f"than {format_hours(plan.hours.p90)}; its limit is {format_hours(limit)}.",
             f"Raise budget.hours to {plan.hours.p90:.3g}. {opt_in}",
         )
 
@@ -247,6 +248,15 @@ def summary(plan: Plan) -> dict[str, Any]:
         "usd": plan.usd.model_dump(mode="json"),
         "hours": plan.hours.model_dump(mode="json"),
     }
+
+
+def format_hours(hours: Decimal) -> str:
+    """Hours for people, where a limit is meant.
+
+    >>> format_hours(Decimal("0.125")), format_hours(Decimal(4))
+    ('7.5 min', '4.0 h')
+    """
+    return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.1f} min"
 
 
 def _lines(hours: Mapping[str, Quantiles], offer: Offer) -> tuple[CostLine, ...]:
@@ -303,7 +313,3 @@ def _up(usd: Decimal) -> str:
         return format_usd(usd)
     step = Decimal(1).scaleb(usd.adjusted() - 1)
     return format_usd((usd / step).to_integral_value("ROUND_CEILING") * step)
-
-
-def _minutes(hours: Decimal) -> str:
-    return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.1f} min"

@@ -85,8 +85,8 @@ def _checkpoints(work: Work, run: RunHours) -> str:
     size = checkpoint_bytes(work.student.params, "full") / 1e9
     if not run.checkpoints:
         return f"no checkpoint of {size:,.3g} GB on the way: one would cost more than it saves"
-    times = "once" if run.checkpoints == 1 else f"{run.checkpoints:,} times"
-    return f"a checkpoint of {size:,.3g} GB {times}, every {format_seconds(run.interval_s)}"
+    many = "1 checkpoint" if run.checkpoints == 1 else f"{run.checkpoints:,} checkpoints"
+    return f"{many} of {size:,.3g} GB on the way, after every {format_seconds(run.interval_s)}"
 
 
 def _times(hours: Quantiles) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.gpus import find_gpu
 from launcher.offers import Offer
-from launcher.plan import Alternative, CostLine, Plan, Quantiles, work_key
+from launcher.plan import Alternative, CostLine, Plan, Quantiles, format_hours, work_key
 from launcher.plan_notes import assumptions
 from launcher.run_hours import SPOT_HOURS_BETWEEN, Kind, RunHours, hours_of, why_not
 from launcher.teacher_price import with_teacher_api
@@ -290,7 +290,7 @@ def _over(recipe: Recipe, usd: Quantiles, hours: Quantiles) -> str:
     if usd.p90 > budget.usd:
         parts.append(f"${usd.p90 - budget.usd:,.2f}")
     if budget.hours is not None and hours.p90 > budget.hours:
-        parts.append(f"{hours.p90 - budget.hours:.1f} h")
+        parts.append(format_hours(hours.p90 - budget.hours))
     return " and ".join(parts)
 
 
@@ -330,8 +330,8 @@ def _lines(hours: Mapping[str, estimate.Quantiles], usd: Decimal) -> list[CostLi
 
 
 def _exact(hours: estimate.Quantiles) -> Quantiles:
-    """Hours as they stand in a plan: rounded once, to four microseconds."""
-    return _decimals(_each(hours), "1e-9")
+    """Hours as they stand in a plan: rounded once, to four milliseconds."""
+    return _decimals(_each(hours), "0.000001")
 
 
 def _decimals(figures: Iterable[float], step: str) -> Quantiles:

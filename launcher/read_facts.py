@@ -148,7 +148,7 @@ def _hub_rows(data: HubData, field: str) -> Rows:
 def _generated_rows(data: GeneratedData) -> Rows:
     """Additions have a known shape: every character is a token, and most lengths are the same."""
     digits = data.digits
-    sizes = {"question": 2 * digits + 1, "working": 7 * digits - 1, "answer": digits + 1}
+    sizes = {"question": 2 * digits + 1, "working": 3 * digits - 1, "answer": digits + 1}
     row = {name: "0" * size for name, size in sizes.items()}
     prompt = len(_fill(data.prompt, row)) + len(data.system or "")
     whole = prompt + (len(_fill(data.completion, row)) + 1 if data.completion else 0)

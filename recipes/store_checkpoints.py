@@ -1,7 +1,7 @@
 """Checkpoints in a run store: each a tree, the last two whole ones kept.
 
-An older one is deleted only when two whole ones after it are there, so that the newest whole one is
-never lost, whenever the machine is.
+A whole one is deleted only when two whole ones after it are there, so that the newest is never
+lost, whenever the machine is.
 """
 
 import re
@@ -97,8 +97,6 @@ def _stored_names(store: Store) -> dict[str, int]:
 def _drop_needless(store: Store, step: int) -> None:
     so_far = [checkpoint for checkpoint in checkpoints(store) if checkpoint.step <= step]
     kept = {checkpoint.name for checkpoint in so_far[:KEPT]}
-    if len(kept) < KEPT:
-        return
     for name, other in _stored_names(store).items():
         if other <= step and name not in kept:
             store.delete(f"{FOLDER}/{name}")

@@ -1,6 +1,7 @@
 """Files of lines in a store: every line once, in order, whoever is killed or comes between."""
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -202,20 +203,25 @@ def test_whoever_finds_lines_of_somebody_else_may_give_way(
     assert stored(store) == "mine 1\ntheirs\n"
 
 
-def test_two_readers_of_one_file_do_not_double_a_line(
-    store: Store, here: Path, there: Path
+def test_a_second_reader_of_one_file_waits_for_the_first(
+    here: Path, there: Path, tmp_path: Path
 ) -> None:
-    append(here, "".join(f"{number}\n" for number in range(100)))
-    sender = LineSender(store, "events", here)
-    readers = [LineReader(store, "events", there) for _ in range(2)]
+    store = FolderStore(tmp_path / "store")
+    append(here, "one\ntwo\n")
+    LineSender(store, "events", here).send()
+    second = threading.Thread(target=LineReader(store, "events", there).fetch)
 
-    with ThreadPool(2) as pool:
-        for number in range(10):
-            append(here, f"more {number}\n")
-            sender.send()
-            pool.map(LineReader.fetch, readers)
+    def in_between(operation: str, key: str) -> Fate:
+        if operation == "get_bytes":
+            second.start()
+            second.join(0.1)
+            assert second.is_alive()
+        return "well"
 
-    assert there.read_text() == here.read_text()
+    LineReader(ShakyStore(store, in_between), "events", there).fetch()
+    second.join()
+
+    assert there.read_text() == "one\ntwo\n"
 
 
 def test_a_gap_is_an_error_that_says_what_is_missing(store: Store, here: Path, there: Path) -> None:

@@ -1,5 +1,6 @@
 """A run comes home from its store: to a launcher that looks on, and to a machine that goes on."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -253,16 +254,14 @@ def test_a_machine_that_is_ahead_of_the_store_keeps_what_it_has(store: Store, no
     send_events(store, node)
     push_checkpoint(store, checkpoint(node, 100))
     say(node, "two")
+    shutil.rmtree(node.checkpoints)
     checkpoint(node, 200)
 
     restore(store, node, pytest.fail)
     send_events(store, node)
 
     assert said(node) == ["one", "two"]
-    assert {path.name for path in node.checkpoints.iterdir()} == {
-        "step-00000100",
-        "step-00000200",
-    }
+    assert [path.name for path in node.checkpoints.iterdir()] == ["step-00000200"]
 
 
 def test_a_machine_the_run_comes_back_to_takes_over_what_happened_elsewhere(

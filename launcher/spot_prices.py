@@ -2,14 +2,14 @@
 
 A catalog's spot price is hours old; EC2 tells today's for the asking, free of charge. Regions are
 asked at the same time, each for a few seconds at most. Nothing here can fail a plan: where AWS does
-not answer, the catalog's price stays and a warning says so.
+not answer, or says what cannot be, the catalog's price stays and a warning says so.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +20,9 @@ SOURCE = "AWS"
 
 ANSWER_S = 8.0
 """All regions have so long to answer [s]."""
+
+BELIEVED_FACTOR = 10
+"""A price that is so many times the catalog's, or a catalog's so many times it, is a mistake."""
 
 THREADS = 16
 
@@ -82,7 +85,7 @@ def ask_aws(
         answers[region] = executor.submit(_ask, client, sorted(types_of[region]), clock)
     wait(answers.values(), timeout=answer_s)
     executor.shutdown(wait=False, cancel_futures=True)
-    return _together(answers)
+    return _believable(_together(answers), offers)
 
 
 def boto3_clients() -> Callable[[str], Ec2] | None:
@@ -149,6 +152,25 @@ def _together(answers: Mapping[str, "Future[_Answer]"]) -> SpotPrices:
             prices |= future.result().usd_per_hour
             names |= future.result().zone_names
     return SpotPrices(prices, names, (_warning(silent),) if silent else ())
+
+
+def _believable(said: SpotPrices, offers: Sequence[Offer]) -> SpotPrices:
+    """What AWS said, without prices that are far away from the catalog's."""
+    doubted: dict[tuple[str, str], str] = {}
+    for offer in offers:
+        key = (offer.instance_type or "", said.zone_names.get(offer.zone or "", offer.zone or ""))
+        if not offer.spot or key not in said.usd_per_hour:
+            continue
+        usd, catalogs = said.usd_per_hour[key][0], offer.usd_per_node_hour
+        if not catalogs / BELIEVED_FACTOR <= usd <= catalogs * BELIEVED_FACTOR:
+            doubted[key] = f"{key[0]} in {key[1]}: ${usd:f}/h, by the catalog ${catalogs:.2f}/h"
+    if not doubted:
+        return said
+    kept = {key: price for key, price in said.usd_per_hour.items() if key not in doubted}
+    warning = (
+        f"AWS's spot price is not believed, the catalog's is shown ({'; '.join(doubted.values())})"
+    )
+    return replace(said, usd_per_hour=kept, warnings=(*said.warnings, warning))
 
 
 def _warning(silent: Mapping[str, Sequence[str]]) -> str:

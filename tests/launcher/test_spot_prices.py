@@ -148,6 +148,33 @@ def test_an_offer_that_aws_said_nothing_of_stays_as_it_was(other: Offer) -> None
     assert prices.applied(other) == other
 
 
+@pytest.mark.parametrize(("usd", "believed"), [("0.00001", False), ("2.16", True), ("216", False)])
+def test_a_price_ten_times_off_the_catalogs_is_passed_over_with_a_warning(
+    usd: str, believed: bool
+) -> None:
+    east = Region(
+        [price("us-east-1b", usd), price("us-east-1c", "20")],
+        zones={"use1-az1": "us-east-1b", "use1-az2": "us-east-1c"},
+    )
+    catalogs = offer("us-east-1", "use1-az1", nodes=2, usd_per_hour=Decimal(43))
+    beside = offer("us-east-1", "use1-az2")
+
+    prices = ask([catalogs, beside], {"us-east-1": east})
+
+    now = prices.applied(catalogs)
+    assert now.zone == "us-east-1b"
+    assert now.usd_per_hour == (2 * Decimal(usd) if believed else Decimal(43))
+    assert prices.applied(beside).usd_per_hour == Decimal(20)
+    assert prices.warnings == (
+        ()
+        if believed
+        else (
+            "AWS's spot price is not believed, the catalog's is shown "
+            f"(p5.48xlarge in us-east-1b: ${usd}/h, by the catalog $21.50/h)",
+        )
+    )
+
+
 def test_a_region_that_refuses_costs_a_warning_and_the_others_still_count() -> None:
     regions = {
         "us-east-1": Region([price("us-east-1a", "20")]),

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.gpus import find_gpu
+from launcher.kinds import Kind, why_not
 from launcher.offers import Offer
 from launcher.plan import Alternative, CostLine, Plan, Quantiles, format_hours, work_key
 from launcher.plan_notes import assumptions
-from launcher.run_hours import SPOT_HOURS_BETWEEN, Kind, RunHours, hours_of, why_not
+from launcher.run_hours import SPOT_HOURS_BETWEEN, RunHours, hours_of
 from launcher.teacher_price import with_teacher_api
 from launcher.work_of import Facts, Work, work_of
 from recipes.errors import RefusedError

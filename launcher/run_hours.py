@@ -1,18 +1,17 @@
-"""How long a whole run takes on one kind of machine, line by line, and whether it can run there.
+"""How long a whole run takes on one kind of machine, line by line. Pure.
 
-Pure. Each line has a spread of its own; the lines of one run do not go wrong together, so that the
-spread of the whole is smaller than the sum of theirs (`together`).
+Each line has a spread of its own; the lines of one run do not go wrong together, so that the spread
+of the whole is smaller than the sum of theirs (`launcher.spread`).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 from launcher.estimate.generation import Writing, estimate_writing
 from launcher.estimate.gpus import Gpu
 from launcher.estimate.interruptions import best_interval, expected_completion
-from launcher.estimate.memory import generating_need, training_need
 from launcher.estimate.overheads import (
     DISK_BYTES_PER_S,
     DOWNLOAD_BYTES_PER_S,
@@ -26,7 +25,9 @@ from launcher.estimate.overheads import (
 )
 from launcher.estimate.quantiles import Z90, Quantiles
 from launcher.estimate.training import estimate_fleet
-from launcher.estimate.work import Fleet, Machine
+from launcher.estimate.work import Fleet
+from launcher.kinds import Kind, samples_at_once
+from launcher.spread import add_up, and_spread, together
 from launcher.work_of import ANSWER_SHARE, Answers, Work
 
 SPOT_HOURS_BETWEEN = 6.0
@@ -37,9 +38,6 @@ The median of five V100 traces of AWS, 2023, in zones where spot could be had mo
 2024). Nobody publishes it for newer GPUs. Machines of one cluster count as independent, which is
 the careful reading: in these traces they often go together."""
 
-LOSS_PIECE_BYTES = 2**26
-"""The worker takes the loss in pieces whose logits are so large in float32 [bytes]."""
-
 FLOAT32_SLOWDOWN = 16.0
 """Products in float32 beside bfloat16: 67 against 989 TFLOP/s on an H100, 19.5 against 312 on an
 A100 (NVIDIA's datasheets)."""
@@ -48,36 +46,11 @@ PASS_SECONDS_PER_LAYER = Quantiles(1e-3, 2.5e-3, 6e-3)
 """Forward, backward and optimiser of one layer, however small it is: launching its kernels [s]. An
 assumption; three times what a forward pass takes when text is written."""
 
-MEAN_SHIFT = 1 / (math.sqrt(2 * math.pi) * Z90)
-"""How far the mean lies above the middle, as a share of (P90 - P50) - (P50 - P10)."""
-
 LONGEST_INTERVAL_S = 600.0
 """On a machine that nobody takes away: a checkpoint as often as this [s] ..."""
 
 CHECKPOINT_SHARE = 0.02
 """... but for no more than this share of the time."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Machines on which the same run takes equally long, whatever they cost."""
-
-    gpu: Gpu
-    gpus_per_node: int
-    nodes: int
-    spot: bool
-
-    @property
-    def gpus(self) -> int:
-        return self.gpus_per_node * self.nodes
-
-    @property
-    def machine(self) -> Machine:
-        return Machine(self.gpu, self.gpus_per_node, self.nodes)
-
-    def __str__(self) -> str:
-        nodes = f" on {self.nodes} machines" if self.nodes > 1 else ""
-        return f"{self.gpu.name}:{self.gpus_per_node}{nodes}"
 
 
 @dataclass(frozen=True)
@@ -107,115 +80,6 @@ class RunHours:
     @property
     def total(self) -> Quantiles:
         return add_up(self.lines.values())
-
-
-def together(
-    alone: Mapping[str, Quantiles], in_step: frozenset[str] = frozenset()
-) -> dict[str, Quantiles]:
-    """Lines that vary independently, as parts of their sum's quantiles.
-
-    Distances from the mean add as squares, so that the sum's P90 is the sum of the means and
-    sqrt(sum of squares); each line gets of that what it contributes (Euler's allocation). The mean
-    is that of two halves of a normal distribution, one a side. Below the middle the distances from
-    the middle itself add so. The parts sum to the whole exactly, the middle is the sum of the
-    middles, and a line alone keeps its own spread. A test holds it against simulated runs.
-
-    Args:
-        alone: each line by itself.
-        in_step: names of lines that rise and fall together; these count as one line.
-
-    >>> both = together({"train": Quantiles(7, 10, 13), "boot": Quantiles(2, 6, 10)})
-    >>> round(both["train"].p90, 2), round(both["boot"].p90, 2)
-    (11.8, 9.2)
-    """
-    groups = [[name] for name in alone if name not in in_step]
-    groups += [[name for name in alone if name in in_step]]
-    ups = [sum(alone[name].p90 - alone[name].p50 for name in group) for group in groups]
-    downs = [sum(alone[name].p50 - alone[name].p10 for name in group) for group in groups]
-    means = [MEAN_SHIFT * max(0.0, up - down) for up, down in zip(ups, downs, strict=True)]
-    above = _by_line(groups, _shares(ups, means))
-    below = _by_line(groups, _shares(downs, [0.0] * len(downs)))
-    return {
-        name: Quantiles(
-            each.p50 - below[name] * (each.p50 - each.p10),
-            each.p50,
-            each.p50 + above[name] * (each.p90 - each.p50),
-        )
-        for name, each in alone.items()
-    }
-
-
-def _by_line(groups: Sequence[Sequence[str]], figures: Sequence[float]) -> dict[str, float]:
-    return {name: figure for group, figure in zip(groups, figures, strict=True) for name in group}
-
-
-def _shares(distances: Sequence[float], means: Sequence[float]) -> list[float]:
-    """Which share of its own distance from the middle each line has in the whole's."""
-    apart = [distance - mean for distance, mean in zip(distances, means, strict=True)]
-    whole = math.hypot(*apart)
-    return [
-        (mean + own * own / whole) / distance if distance and whole else 0.0
-        for distance, mean, own in zip(distances, means, apart, strict=True)
-    ]
-
-
-def add_up(parts: Iterable[Quantiles]) -> Quantiles:
-    """The sum of figures that rise and fall together, or of parts of `together`."""
-    total = Quantiles.exactly(0.0)
-    for part in parts:
-        total = total.plus(part)
-    return total
-
-
-# ---- whether it can run there ----------------------------------------------------------------
-
-
-def why_not(work: Work, kind: Kind) -> str | None:
-    """Why the work cannot be done there; `None` where it can."""
-    gpu, training = kind.gpu, work.recipe.training
-    if gpu.name.startswith("MI"):
-        return "the node's setup installs PyTorch for NVIDIA only"
-    if not gpu.bf16 and training.dtype == "bfloat16":
-        return f"{gpu.name} does not compute in bfloat16, which training.dtype asks for"
-    need = training_need(
-        work.student,
-        longest_tokens=work.longest_tokens,
-        samples_at_once=_samples_at_once(work, kind.gpus),
-        gpus=kind.gpus,
-        recompute=training.gradient_checkpointing,
-        loss_chunk_tokens=max(64, LOSS_PIECE_BYTES // (4 * work.student.vocab)),
-    )
-    if need.short_by(gpu):
-        return _too_small("training", need.total, gpu)
-    return _cannot_write(work, gpu)
-
-
-def _cannot_write(work: Work, gpu: Gpu) -> str | None:
-    for answers in (*([work.generation] if work.generation else []), *work.exams):
-        at_once = min(answers.at_once, answers.count)
-        length = answers.prompt_tokens + answers.most_tokens
-        need = generating_need(answers.model, tokens_at_once=at_once * length)
-        if need.short_by(gpu):
-            doing = (
-                f"{at_once} answers of {answers.most_tokens:,} tokens at once "
-                f"({answers.field}.batch_size)"
-            )
-            return _too_small(doing, need.total, gpu)
-    return None
-
-
-def _too_small(doing: str, needed: float, gpu: Gpu) -> str:
-    has = gpu.memory_bytes
-    return (
-        f"{doing} needs {needed / 1e9:,.0f} GB on each GPU, {(needed - has) / 1e9:,.1f} more than "
-        f"the {has / 1e9:,.0f} of {gpu.name}"
-    )
-
-
-def _samples_at_once(work: Work, gpus: int) -> int:
-    """Samples in one forward pass of a GPU, as the worker shares a step out."""
-    wanted = work.recipe.training.micro_batch_size or work.samples_a_step
-    return min(wanted, math.ceil(work.samples_a_step / gpus))
 
 
 # ---- how long it takes -----------------------------------------------------------------------
@@ -292,11 +156,11 @@ def train_hours(work: Work, kinds: Sequence[Kind]) -> list[Quantiles]:
 def _train_hours(work: Work, kind: Kind, gpu_hours: Quantiles) -> Quantiles:
     """Widened by the number of tokens, and never below what launching the kernels takes."""
     training, gpus = work.recipe.training, kind.gpus
-    at_once = _samples_at_once(work, gpus)
+    at_once = samples_at_once(work, gpus)
     rounds = math.ceil(math.ceil(work.samples_a_step / at_once) / gpus)
     idle = rounds * gpus * at_once / work.samples_a_step  # all wait for those that have more to do
     slower = FLOAT32_SLOWDOWN if training.dtype == "float32" else 1.0
-    hours = _and_spread(gpu_hours, work.token_spread).times(idle * slower / gpus)
+    hours = and_spread(gpu_hours, work.token_spread).times(idle * slower / gpus)
     launches = work.steps * rounds * work.student.layers / 3600
     least = PASS_SECONDS_PER_LAYER.times(launches)
     return Quantiles(*map(max, _each(hours), _each(least)))
@@ -326,7 +190,7 @@ def _answer_hours(answers: Answers, gpu: Gpu) -> Quantiles:
 
     likely = hours(ANSWER_SHARE.p50)
     by_length = Quantiles(hours(ANSWER_SHARE.p10).p50, likely.p50, hours(ANSWER_SHARE.p90).p50)
-    return _and_spread(likely, by_length.times(1 / likely.p50))
+    return and_spread(likely, by_length.times(1 / likely.p50))
 
 
 def _hand_over_hours(work: Work) -> Quantiles:
@@ -337,13 +201,6 @@ def _hand_over_hours(work: Work) -> Quantiles:
         "upload": transfer_seconds(size, UPLOAD_BYTES_PER_S),
     }
     return add_up(together(parts).values()).times(1 / 3600)
-
-
-def _and_spread(quantiles: Quantiles, factor: Quantiles) -> Quantiles:
-    """A figure times an uncertain factor around 1, independent of it: logarithms add squares."""
-    up = math.hypot(math.log(quantiles.p90 / quantiles.p50), math.log(factor.p90))
-    down = math.hypot(math.log(quantiles.p50 / quantiles.p10), math.log(factor.p10))
-    return Quantiles(quantiles.p50 * math.exp(-down), quantiles.p50, quantiles.p50 * math.exp(up))
 
 
 def _each(quantiles: Quantiles) -> tuple[float, float, float]:

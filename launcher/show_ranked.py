@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.plan import summary
 from launcher.planner import Misfit, Option, Ranked
-from launcher.show_plan import headline, line_cells, render_lines, total_cells
+from launcher.show_plan import headline, markdown_lines, markdown_row, render_lines
 from launcher.view import format_seconds
 from recipes.money import SECONDS_PER_HOUR, format_usd
 
@@ -87,7 +87,8 @@ def why(ranked: Ranked) -> str:
     limit = "budget and hours" if ranked.recipe.budget.hours is not None else "budget"
     if not ranked.fitting:
         return f"none of {_offers(len(ranked))} fits {limit} at P90; this is the cheapest"
-    text = f"the cheapest run of {_offers(ranked.fitting)} that fit {limit} at P90"
+    fit = "fits" if ranked.fitting == 1 else "fit"
+    text = f"the cheapest run of {_offers(ranked.fitting)} that {fit} {limit} at P90"
     if ranked.fitting == 1 or not others:
         return text
     second = others[0]
@@ -152,26 +153,12 @@ def _table(options: Sequence[Option]) -> "Table":
 
 
 def _markdown(ranked: Ranked, offers: int) -> Iterator[str]:
-    plan = ranked.chosen
-    first, _, rest = headline(plan, ranked.recipe.budget).partition("\n")
-    yield f"**{first}**"
-    yield f"\n{rest}. {why(ranked).capitalize()}.\n"
-    yield "| line | quantity | each | P10 | P50 | P90 |\n|---|--:|--:|--:|--:|--:|"
-    for line in plan.lines:
-        yield _row(line_cells(line))
-    yield _row([f"**{cell}**" if cell else "" for cell in total_cells(plan)])
-    yield "\n<details><summary>assumptions</summary>\n"
-    yield from (f"- {assumption}" for assumption in plan.assumptions)
-    yield "\n</details>"
+    yield from markdown_lines(ranked.chosen, ranked.recipe.budget, why(ranked))
     if len(ranked) > 1 and offers:
         yield "\n| | offer | $/h | P50 | P90 | time | |\n|---|---|--:|--:|--:|--:|---|"
         for rank, option in enumerate(ranked.options(0, offers + 1), 1):
-            yield _row(_cells(rank, option))
+            yield markdown_row(_cells(rank, option))
         yield f"\n{_legend(ranked, offers)}"
     if ranked.misfits:
         yield "\nCannot run on:\n"
         yield from (f"- {_misfit(misfit)}" for misfit in ranked.misfits)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

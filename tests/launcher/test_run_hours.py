@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 import recipes
 from launcher.estimate.gpus import find_gpu
 from launcher.estimate.quantiles import Z90, Quantiles
+from launcher.kinds import Kind, why_not
 from launcher.read_facts import read_facts
-from launcher.run_hours import (
-    FLOAT32_SLOWDOWN,
-    Kind,
-    RunHours,
-    add_up,
-    hours_of,
-    together,
-    train_hours,
-    why_not,
-)
+from launcher.run_hours import FLOAT32_SLOWDOWN, RunHours, hours_of, train_hours
+from launcher.spread import add_up, together
 from launcher.work_of import Work, work_of
 from recipes.loading import load_recipe, with_changes
 

@@ -34,6 +34,17 @@ def test_a_well_known_model_has_a_price_without_a_network() -> None:
     assert source == "genai-prices"
 
 
+def test_the_price_is_that_of_the_endpoint_where_several_serve_the_model() -> None:
+    groq = api(base_url="https://api.groq.com/openai/v1", model="openai/gpt-oss-120b")
+
+    cheap, dear, source = token_prices(groq)
+
+    assert 0 < cheap < dear
+    assert source == "genai-prices"
+    with pytest.raises(RefusedError, match="no price is known"):
+        token_prices(api(model="openai/gpt-oss-120b"))
+
+
 def test_an_unknown_price_is_refused_and_is_not_zero() -> None:
     with pytest.raises(RefusedError, match="no price is known for the teacher nobody-1"):
         token_prices(api(model="nobody-1"))

@@ -1,7 +1,7 @@
 """The emulated cloud for tests: up once a session, and free of faults before each test.
 
-There is one account and one set of faults, so these tests run one after another: in one process, or
-with pytest-xdist under `--dist loadgroup`.
+There is one account and one set of faults, so these tests take turns, also when several processes
+run them.
 """
 
 import os
@@ -13,13 +13,6 @@ from emulated.cloud import Cloud
 from emulated.folder import LabFolder
 from emulated.lab import Lab
 from emulated.session import shared
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("cloudlab"):
-            item.add_marker(pytest.mark.xdist_group("cloudlab"))
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +30,12 @@ def cloud(lab: Lab) -> Cloud:
 
 
 @pytest.fixture(autouse=True)
-def no_fault_stays(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test's faults end with it."""
-    yield
-    if "cloud" in request.fixturenames:
-        request.getfixturevalue("cloud").clear_faults()
+def own_turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test has the cloud for itself, and its faults end with it."""
+    if "cloud" not in request.fixturenames:
+        yield
+        return
+    cloud: Cloud = request.getfixturevalue("cloud")
+    with cloud.lab.turn():
+        yield
+        cloud.clear_faults()

@@ -15,7 +15,7 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -144,10 +144,17 @@ class Lab:
         except (URLError, OSError):
             return False
 
+    def turn(self) -> AbstractContextManager[None]:
+        """The lab to oneself, among those who ask for it like this; waits for the others."""
+        return self._holding("turn")
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return self._holding("lock")
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _holding(self, name: str) -> Iterator[None]:
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        with (self.folder.path / "lock").open("w") as lock:
+        with (self.folder.path / name).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

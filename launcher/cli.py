@@ -193,23 +193,42 @@ def new(name: str) -> None:
 @cli.command()
 @recipe_argument
 @recipe_changes
+@click.option("--offers", default=5, type=click.IntRange(0), help="Runners-up to show.")
+@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @pass_outside
-def plan(outside: "Outside", /, recipe_file: Path, as_json: bool, **flags: Any) -> None:
+def plan(
+    outside: "Outside",
+    /,
+    recipe_file: Path,
+    offers: int,
+    markdown: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Price RECIPE before anything is paid: dollars, hours, assumptions.
+
+    On rented machines every offer is priced as a whole run; the cheapest that fits is chosen.
 
     \b
     Example:
       still plan recipes/quickstart.yaml
+      still plan recipes/s1.yaml --budget 80 --offers 10
     """
     from launcher.plan import check_fits, summary
-    from launcher.show_plan import render_plan
+    from launcher.show_plan import markdown_plan, render_plan
+    from launcher.show_ranked import markdown_ranked, ranked_json, render_ranked
 
     made = outside.plan(_changed(recipe_file, **flags), recipe_file.absolute().parent)
+    budget, ranked = made.recipe.budget, made.ranked
     if as_json:
-        outside.print_json(summary(made.plan))
+        outside.print_json(ranked_json(ranked, offers) if ranked else summary(made.plan))
+    elif markdown:
+        text = markdown_ranked(ranked, offers) if ranked else markdown_plan(made.plan, budget)
+        click.echo(text, nl=False)
     else:
-        outside.print(render_plan(made.plan, made.recipe.budget))
+        shown = render_ranked(ranked, offers) if ranked else render_plan(made.plan, budget)
+        outside.print(shown)
     check_fits(made.plan, made.recipe)
 
 

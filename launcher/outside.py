@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.backend import Backend
 from launcher.follow import follow, is_driven
 from launcher.local import LocalMachine
+from launcher.next_offer import next_offer
 from launcher.plan import Plan
 from launcher.run import House, drive, open_run, release, reopen
 from launcher.speeds import Trial, plan_here, run_trial
@@ -338,6 +339,7 @@ class Outside:
                 poll_s=2.0 if backend.rented else 0.2,  # each look asks the run store
                 view=view,
                 tracker=self._track or self._start_tracker,
+                next_offer=next_offer,
                 interrupts=interrupts,
                 clock=self.clock,
                 sleep=self.sleep,

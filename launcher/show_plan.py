@@ -1,5 +1,6 @@
 """A plan for people: its headline, and the whole table."""
 
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,34 @@ def render_lines(plan: Plan) -> "Table":
         table.add_row(*line_cells(line))
     table.add_row(*total_cells(plan), style="bold")
     return table
+
+
+def markdown_plan(plan: Plan, budget: Budget) -> str:
+    """The same in GitHub's Markdown, for a pull request."""
+    return "\n".join(markdown_lines(plan, budget)) + "\n"
+
+
+def markdown_lines(plan: Plan, budget: Budget, why: str = "") -> Iterator[str]:
+    """Line by line.
+
+    Args:
+        why: a sentence on why this offer.
+    """
+    first, _, rest = headline(plan, budget).partition("\n")
+    yield f"**{first}**"
+    yield f"\n{rest}. {why.capitalize()}{'.' if why else ''}".rstrip() + "\n"
+    yield "| line | quantity | each | P10 | P50 | P90 |\n|---|--:|--:|--:|--:|--:|"
+    for line in plan.lines:
+        yield markdown_row(line_cells(line))
+    yield markdown_row([f"**{cell}**" if cell else "" for cell in total_cells(plan)])
+    yield "\n<details><summary>assumptions</summary>\n"
+    yield from (f"- {assumption}" for assumption in plan.assumptions)
+    yield "\n</details>"
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def line_cells(line: CostLine) -> tuple[str, ...]:

@@ -37,13 +37,20 @@ test-fast: env ## the tests that take a moment
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not cloudlab'
 
 test: check ## everything, the emulated cloud included
-	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: env ## the measurements behind the claims in docs and README
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/plan_speed.py
 
 golden: env ## write the expected outputs again; read the diff before you commit it
 	STILLHOUSE_GOLDEN=write $(BIN)/python -m pytest -q -m golden
+
+cloudlab-up: env ## the emulated cloud, to try things on by hand; builds its image once
+	$(BIN)/python tests/cloudlab/lab.py up
+
+cloudlab-down: ## take it down again
+	$(BIN)/python tests/cloudlab/lab.py down
 
 clean: ## remove the environment and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

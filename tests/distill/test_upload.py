@@ -167,6 +167,19 @@ def test_done_is_stored_after_everything_else(
     assert {"scores.json", "student/complete", "events/000000000000000.jsonl"} < set(stored)
 
 
+def test_an_answer_is_stored_before_the_event_that_tells_of_it(
+    folder: FolderStore, run: RunDir, log: EventLog
+) -> None:
+    write(run.path, {"traces.jsonl": b'{"trace":1}\n'})
+    log.write(progress(1))
+    no_traces = ShakyStore(folder, lambda _, key: "fails" if key.startswith("traces") else "well")
+
+    with pytest.raises(StoreUnreachableError):
+        Uploader(no_traces, run, log, attempt=1).send_lines(False)
+
+    assert folder.entries("events") == []
+
+
 def test_done_is_not_stored_where_something_else_could_not_be(
     folder: FolderStore, run: RunDir, log: EventLog
 ) -> None:
@@ -438,16 +451,21 @@ def test_closing_does_not_wait_longer_than_it_is_told(
     s3.take_away(stuck)
 
 
-def test_nothing_is_written_to_the_log_once_it_is_closed(
+def test_the_last_word_stays_the_last_even_if_it_cannot_be_stored(
     folder: FolderStore, run: RunDir, log: EventLog
 ) -> None:
-    uploader = Uploader(ShakyStore(folder, lambda *_: "fails"), run, log, attempt=1, every_s=0.001)
-    log.write(WorkerEnded(t=1.0, attempt=1, status="done"))
-    uploader.close(within_s=0.0)  # before it was started: all it could say is said now
+    fails = False
+    shaky = ShakyStore(folder, lambda operation, key: "fails" if fails else "well")
+    uploader = Uploader(shaky, run, log, attempt=1, every_s=3600)
     uploader.start()
-    uploader.flush(within_s=0.05)
+    assert uploader.flush(within_s=SOON)
+    fails = True
+    log.write(WorkerEnded(t=1.0, attempt=1, status="done"))
+
+    assert not uploader.close(within_s=0.2)
 
     assert [event.kind for event, _ in read_events(run.events)] == ["worker_ended"]
+    assert "put_bytes events/000000000000000.jsonl failed" in str(uploader.failure())
 
 
 # ---- attempts --------------------------------------------------------------------------------

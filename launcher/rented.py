@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from launcher.aws import Aws, Instance
+from launcher.aws import Aws, Instance, Leftover
 from launcher.backend import Paid, Released, Sight
 from launcher.errors import ProvisionError
 from launcher.offers import Offer
@@ -145,6 +145,7 @@ class RentedMachines:
         if not history:
             return Released(proved=True, detail="nothing was rented", paid=())
         self._mail.fetch(run)
+        self._end_machines(run, history[-1])
         self._down(run, history[-1])
         if any(rented.offer.cloud != "aws" for rented in history):
             return self._ask_skypilot(history)
@@ -183,12 +184,23 @@ class RentedMachines:
                     "off: AWS did not take the setting"
                 )
 
+    def _end_machines(self, run: RunDir, rented: Rented) -> None:
+        """End AWS's machines at once: SkyPilot takes a while to do it, and they cost meanwhile."""
+        if rented.offer.cloud != "aws":
+            return
+        try:
+            aws = self._aws(_regions([rented]))
+            for machine in aws.instances(run.path.name):
+                if not machine.is_gone:
+                    aws.remove(Leftover("instance", machine.id, machine.region))
+        except Exception as error:  # noqa: BLE001 - SkyPilot ends them next, and AWS is asked again
+            _note(run, error)
+
     def _down(self, run: RunDir, rented: Rented) -> None:
         try:
             self._sky.down(rented.cluster, _log(run))
         except ProvisionError as error:
-            with _log(run).open("a") as log:
-                log.write(f"{error}\n")  # the cloud itself is asked next
+            _note(run, error)  # the cloud itself is asked next
 
     def _prove(self, run: RunDir, history: list[Rented]) -> Released:
         regions = _regions(history)
@@ -230,6 +242,11 @@ def _regions(history: list[Rented]) -> list[str]:
 
 def _log(run: RunDir) -> Path:
     return run.path / "provision.log"
+
+
+def _note(run: RunDir, error: Exception) -> None:
+    with _log(run).open("a") as log:
+        log.write(f"{error}\n")
 
 
 def _book(run: RunDir) -> Path:

@@ -37,6 +37,7 @@ class Cloud:
         self.machines: list[Instance] = []
         self.volumes: list[str] = []
         self.down_calls: list[str] = []
+        self.running_at_down: list[str] = []
         self.fails: Exception | None = None
         self.fails_after_creating = False
         self.down_fails = False
@@ -67,6 +68,7 @@ class Cloud:
 
     def down(self, cluster: str, log: Path) -> None:
         self.down_calls.append(cluster)
+        self.running_at_down = [m.id for m in self.machines if not m.is_gone]
         self.up = False
         if self.down_fails:
             raise ProvisionError("the API server is gone")
@@ -165,6 +167,18 @@ def test_everything_is_gone_and_proved_by_two_looks_after_release(
     assert released.proved is True
     assert "asked twice" in released.detail
     assert cloud.volumes == []  # SkyPilot's teardown leaves them where AWS was told to
+
+
+def test_machines_are_ended_before_skypilot_which_takes_its_time_is_asked_to(
+    run: RunDir, rented: RentedMachines, cloud: Cloud
+) -> None:
+    rented.start(run, SPOT)
+
+    released = rented.release(run)
+
+    assert cloud.down_calls == ["tiny-1-1"]
+    assert cloud.running_at_down == []
+    assert released.proved
 
 
 def test_a_machine_that_exists_although_the_cloud_said_error_is_ended_and_paid_for(

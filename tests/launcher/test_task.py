@@ -93,7 +93,7 @@ def test_skypilot_is_not_asked_for_what_it_cannot_do_on_a_cloud(cloud: str) -> N
 
 
 def test_the_scripts_are_told_cloud_terms_and_limits_and_nothing_of_the_recipe() -> None:
-    task = yaml.safe_load(task_for(S1, linger_minutes=2))
+    task = yaml.safe_load(task_for(S1, linger_minutes=7))
 
     assert task["setup"] == "bash sky/setup.sh"
     assert task["run"] == "bash sky/run.sh"
@@ -101,7 +101,7 @@ def test_the_scripts_are_told_cloud_terms_and_limits_and_nothing_of_the_recipe()
         "STILLHOUSE_CLOUD": "aws",
         "STILLHOUSE_SPOT": "true",
         "STILLHOUSE_LIMIT_MINUTES": "75",
-        "STILLHOUSE_LINGER_MINUTES": "2",
+        "STILLHOUSE_LINGER_MINUTES": "7",
     }
 
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from recipes.money import machine_micro_usd, split_micro_usd
 from recipes.rundir import (
     CheckpointSaved,
+    CheckpointStored,
     Event,
     Progress,
     Stage,
@@ -106,11 +107,19 @@ def _lost_from(events: list[Event]) -> float | None:
     """Since when the work of a cut-off attempt has to be done again; `None`: none had begun."""
     safe: float | None = None
     answered: dict[Stage, int] = {}
+    has_store = any(isinstance(event, CheckpointStored) for event in events)
+    saved_at: dict[int, float] = {}
     for event in events:
         match event:
             case StageStarted() if safe is None:
                 safe = event.t
-            case CheckpointSaved() | StageDone():
+            case CheckpointSaved(step=step):  # on a disk that goes with the machine, or stays
+                saved_at[step] = event.t
+                if not has_store:
+                    safe = event.t
+            case CheckpointStored(step=step):
+                safe = saved_at.get(step, event.t)
+            case StageDone():
                 safe = event.t
             # A second look at the same count says that the worker lives, not that more is safe.
             case Progress(unit="answers", stage=stage, done=done) if done > answered.get(stage, 0):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from recipes.money import machine_micro_usd
 from recipes.rundir import (
     CheckpointSaved,
+    CheckpointStored,
     Event,
     Progress,
     Stage,
@@ -92,6 +93,15 @@ def test_a_lost_machine_lost_what_came_after_its_last_checkpoint() -> None:
     seconds = machine_seconds(events, 1, 100, 170)
 
     assert seconds == {"boot": 5, "train": 45, "lost": 20}
+
+
+def test_of_checkpoints_that_were_still_on_the_way_to_the_store_nothing_is_kept() -> None:
+    stored = CheckpointStored(t=145, attempt=1, step=1, size_bytes=1, seconds=1.0)
+    events: list[Event] = [began(105, "train"), checkpoint(130), stored, checkpoint(150)]
+
+    seconds = machine_seconds(events, 1, 100, 170)
+
+    assert seconds == {"boot": 5, "train": 25, "lost": 40}
 
 
 def test_answers_that_are_written_are_not_lost_and_a_sign_of_life_is_no_answer() -> None:

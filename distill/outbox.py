@@ -6,7 +6,6 @@ sending does.
 """
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from recipes.rundir import RunDir
 from recipes.store import Store
-from recipes.store_checkpoints import StoredCheckpoint, push_checkpoint
+from recipes.store_checkpoints import StoredCheckpoint, push_checkpoint, whole_here
 from recipes.store_trees import holds, put_tree
 
 ANSWERS_EVERY_S = 30.0
@@ -59,8 +58,9 @@ class Outbox:
         run = self._run
         for path in (run.recipe, run.plan, run.limits):
             self._send_file(path)
-        checkpoint = _newest_checkpoint(run.checkpoints)
-        self._send_folder("checkpoint", checkpoint, self._push_checkpoint, _link)
+        whole = whole_here(run.checkpoints)
+        newest = whole[max(whole)] if whole else None
+        self._send_folder("checkpoint", newest, self._push_checkpoint, _link)
         self._send_folder("student", run.student, self._put_tree, _link)
         due = time.monotonic() - self._answers_sent_at >= ANSWERS_EVERY_S
         if everything or due or run.scores.exists():
@@ -115,16 +115,6 @@ class Outbox:
 
     def _put_tree(self, kept: Path) -> None:
         put_tree(self._store, kept, kept.name)
-
-
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The whole one of the last step."""
-    whole = [
-        marker.parent
-        for marker in folder.glob("step-*/complete")
-        if re.fullmatch(r"step-\d+", marker.parent.name)
-    ]
-    return max(whole, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 def _look(folder: Path | None) -> Look:

@@ -38,12 +38,24 @@ def push_checkpoint(store: Store, folder: Path) -> StoredCheckpoint:
         ValueError: its name is not that of a checkpoint.
     """
     name = folder.name
-    step = _step(name)
+    step = step_of(name)
     if step is None:
         raise ValueError(f"{folder} is not named like a checkpoint")
     tree = put_tree(store, folder, f"{FOLDER}/{name}")
     _drop_needless(store, step)
     return StoredCheckpoint(step, name, tree)
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder; `None` where it is not named like one."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def whole_here(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a run's `checkpoints` that are marked as whole, by step."""
+    marked = (marker.parent for marker in folder.glob("*/complete"))
+    return {step: path for path in marked if (step := step_of(path.name)) is not None}
 
 
 def checkpoints(store: Store) -> list[StoredCheckpoint]:
@@ -84,14 +96,9 @@ def pull_checkpoint(store: Store, into: Path, warn: Callable[[str], None]) -> Pa
     return None
 
 
-def _step(name: str) -> int | None:
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
-
-
 def _stored_names(store: Store) -> dict[str, int]:
     names = {entry.key.split("/")[1] for entry in store.entries(FOLDER)}
-    return {name: step for name in names if (step := _step(name)) is not None}
+    return {name: step for name in names if (step := step_of(name)) is not None}
 
 
 def _drop_needless(store: Store, step: int) -> None:

@@ -13,13 +13,12 @@ reads it with `EventMirror`, as often as it likes. Both see from what is here wh
 """
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from recipes.rundir import RunDir, write_atomically
 from recipes.store import NotStoredError, Store
-from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint
+from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint, whole_here
 from recipes.store_lines import LineReader, agrees
 from recipes.store_trees import get_tree, is_like, read_tree, whole_tree
 
@@ -106,7 +105,7 @@ def restore(store: Store, run: RunDir, warn: Callable[[str], None]) -> None:
             warn(f"{path.name} went on elsewhere; what was here is now {other.name}")
         LineReader(store, path.stem, path).fetch()
     stored = newest_checkpoint(store)
-    if stored and stored.step >= max(_steps_here(run.checkpoints), default=0):
+    if stored and stored.step >= max(whole_here(run.checkpoints), default=0):
         pull_checkpoint(store, run.checkpoints, warn)
     for folder in (run.student, run.answers):
         if not folder.exists():
@@ -166,10 +165,3 @@ def _bring_file(store: Store, path: Path) -> None:
     except NotStoredError:
         return
     write_atomically(path, content)
-
-
-def _steps_here(folder: Path) -> Iterator[int]:
-    """Steps of the checkpoints on this machine that are marked as whole."""
-    for marker in folder.glob("step-*/complete"):
-        if match := re.fullmatch(r"step-(\d+)", marker.parent.name):
-            yield int(match[1])

@@ -102,7 +102,10 @@ def _room(model: Any, prompt_tokens: int) -> int:
 
 def _answer(tokenizer: Any, tokens: list[int], ends: list[int]) -> Answer:
     end = next((place for place, token in enumerate(tokens) if token in ends), None)
-    text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+    # Some tokenizers would else take blanks out before full stops and the like.
+    text = tokenizer.decode(
+        tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     if end is None:
         return Answer(text, len(tokens), "length")
     return Answer(text, end + 1, "stop")

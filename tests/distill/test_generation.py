@@ -9,6 +9,7 @@ import pytest
 from distill.context import WorkerError
 from distill.generation import Answer, answer_batch, end_token_ids
 from distill.models import load_model, load_tokenizer
+from recipes.recipe import NewStudent
 
 PROMPTS = [[1, 2], [3], [4, 5, 6, 7, 8], [9, 1, 2]]
 
@@ -118,6 +119,17 @@ def test_an_answer_ends_at_any_end_token_and_is_told_from_one_cut_off(
 
     assert (cut.finish, cut.tokens, len(cut.text)) == ("length", 5, 5)
     assert (ended.finish, ended.tokens, ended.text) == ("stop", 1, "")
+
+
+def test_blanks_in_an_answer_stay_where_the_model_wrote_them() -> None:
+    from distill.generation import _answer
+    from distill.models import new_student
+
+    shape = NewStudent(characters="a .", layers=1, hidden_size=8, heads=1, intermediate_size=8)
+    tokenizer = new_student(shape)[1]
+    tokenizer.clean_up_tokenization_spaces = True
+
+    assert _answer(tokenizer, tokenizer("a . a")["input_ids"], [9]).text == "a . a"
 
 
 def test_tokens_are_counted_out_loud_and_whoever_listens_may_end_it(

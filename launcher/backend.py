@@ -49,7 +49,11 @@ class Backend(Protocol):
         """Bring the folder up to date with what the worker has written, and say how it is."""
 
     def ask_to_save(self, run: RunDir) -> None:
-        """Have the worker save and end."""
+        """Have the worker save and end.
+
+        Raises:
+            StoreError: it cannot be reached now.
+        """
 
     def kill(self, run: RunDir) -> None:
         """End the worker at once."""

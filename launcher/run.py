@@ -45,6 +45,7 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
+from recipes.store import StoreError
 from tracking.books import Attempt, Books
 from tracking.entries import (
     AttemptEnded,
@@ -338,7 +339,11 @@ def _grant_wishes(house: House, run: RunDir, granted: int) -> int:
     if wishes > granted:
         if wishes == 1:
             house.view.say("asking the worker to save; Ctrl-C once more ends it at once")
-            house.backend.ask_to_save(run)
+            try:
+                house.backend.ask_to_save(run)
+            except StoreError as error:  # the run store is away: at the next look again
+                house.view.say(str(error))
+                return granted
         else:
             house.backend.kill(run)
     return wishes

@@ -30,6 +30,7 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
+from recipes.store import StoreUnreachableError
 from tracking.home import home
 from tracking.ledger import Ledger
 
@@ -134,6 +135,8 @@ class ScriptedMachine:
         self.released = Released(proved=True, detail="nothing was rented")
         self.releases = 0
         self.saves = 0
+        self.deaf = 0
+        """How many times it cannot be reached."""
         self.kills = 0
         self._running: Iterator[None] | None = None
         clock.on_sleep = self._tick
@@ -161,6 +164,9 @@ class ScriptedMachine:
         return self.released
 
     def ask_to_save(self, run: RunDir) -> None:
+        if self.deaf:
+            self.deaf -= 1
+            raise StoreUnreachableError("the store is away", "Try again.")
         self.saves += 1
 
     def kill(self, run: RunDir) -> None:

@@ -457,3 +457,23 @@ def test_a_wish_left_by_another_process_is_granted_and_ends_the_run(
 
     assert (machine.saves, machine.kills) == (saves, kills)
     assert len(machine.starts) == 1
+
+
+def test_a_wish_to_save_is_passed_on_when_the_store_is_back(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def listens(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, "stop")
+        while not machine.saves:
+            yield
+        worker.say(WorkerEnded, status="interrupted")
+
+    machine.rented = True
+    machine.deaf = 3
+    machine.scripts = [listens]
+
+    with pytest.raises(InterruptedRunError):
+        drive(house, run_id)
+
+    assert (machine.deaf, machine.saves, machine.kills) == (0, 1, 0)

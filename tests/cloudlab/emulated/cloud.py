@@ -187,7 +187,7 @@ def refused_termination(for_s: float | None = None) -> Fault:
     )
 
 
-def wait_until(claim: Callable[[], object], seconds: float = 20.0, what: str = "") -> None:
+def wait_until(claim: Callable[[], object], seconds: float = 60.0, what: str = "") -> None:
     """Wait until something is so; fail when it is not in time."""
     deadline = time.monotonic() + seconds
     while not claim():

@@ -7,6 +7,7 @@ So whoever starts us may treat us as the command itself.
 
 import ctypes
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -30,9 +31,13 @@ def main(pid: int, command: list[str]) -> None:
     os.chdir(folder)
     watched = FORWARDED | {signal.SIGCHLD}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
+        os.close(theirs)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if select.select([ours], [], [], 0)[0]:  # closed: we were killed before the line above
+            os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _become(command)
     _end_like(_status_of(child, watched))

@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -28,7 +28,7 @@ from emulated.processes import child_of, is_running, kill_tree, started_at, with
 from emulated.tools import Say
 from emulated.wheel import ensure_wheel
 
-START_S = 60.0
+START_S = 120.0
 """How long the emulated AWS may take to answer [s]."""
 
 
@@ -62,7 +62,7 @@ class Lab:
         _require_same_python()
 
     def up(self, say: Say, *, kept: bool) -> None:
-        """Start the lab; nothing happens if it is up.
+        """Start the lab; nothing happens if it is up, but that it is `kept` from now on.
 
         Raises:
             LabUnavailable: not root, or this machine lacks what the lab needs.
@@ -71,6 +71,8 @@ class Lab:
         self.require()
         with self._alone():
             if self.is_up():
+                if kept:
+                    self._write_down(replace(self._up_state(), kept=True))
                 return
             self._end()
             tools.ensure_programs(say)
@@ -123,10 +125,13 @@ class Lab:
             daemon += ["--socket", str(listening.fileno())]
             pid = _start_alone([*_SEALED, *daemon], self.folder.logs / "lab.log", listening)
             state = State(pid, started_at(pid), listening.getsockname()[1], kept)
-        aside = self.folder.state.with_suffix(".tmp")
-        aside.write_text(json.dumps(vars(state)))
-        aside.rename(self.folder.state)
+        self._write_down(state)
         self._wait_until_ready(state)
+
+    def _write_down(self, state: State) -> None:
+        aside = self.folder.state.with_suffix(".tmp")
+        aside.write_text(json.dumps(asdict(state)))
+        aside.rename(self.folder.state)
 
     def _wait_until_ready(self, state: State) -> None:
         deadline = time.monotonic() + START_S
@@ -135,6 +140,12 @@ class Lab:
                 kill_tree(state.pid)
                 raise LabError(f"the emulated AWS does not start: {self.folder.logs}/lab.log")
             time.sleep(0.1)
+
+    def _up_state(self) -> State:
+        state = self.state()
+        if state is None or not _alive(state):
+            raise LabError("the emulated cloud is not up: `make cloudlab-up` starts it")
+        return state
 
     @staticmethod
     def _answers(port: int) -> bool:
@@ -187,10 +198,7 @@ class Lab:
         Raises:
             LabError: the lab is not up.
         """
-        state = self.state()
-        inner = child_of(state.pid) if state is not None and _alive(state) else None
-        if inner is None:
-            raise LabError("the emulated cloud is not up: `make cloudlab-up` starts it")
+        inner = child_of(self._up_state().pid)
         enter = str(SCRIPTS / "emulated" / "enter.py")
         return [sys.executable, "-I", "-S", enter, str(inner), *map(str, command)]
 
@@ -245,10 +253,7 @@ class Lab:
     @property
     def endpoint(self) -> str:
         """The emulated AWS as this machine reaches it, from outside the lab."""
-        state = self.state()
-        if state is None:
-            raise LabError("the emulated cloud is not up: `make cloudlab-up` starts it")
-        return f"http://127.0.0.1:{state.port}"
+        return f"http://127.0.0.1:{self._up_state().port}"
 
     def lever(self, method: str, path: str, body: bytes | None = None) -> object:
         """Pull a lever; `emulated/gateway.py` lists them.

@@ -1,0 +1,234 @@
+"""`still` in the emulated cloud, as a person at a terminal has it, and what became of a run."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from emulated.cloud import Cloud, wait_until
+from emulated.lab import Lab
+from recipes.rundir import AnyEvent, Event, RunDir, read_events
+from tracking.books import Books
+from tracking.home import Home
+from tracking.ledger import Ledger
+from tracking.receipt import Receipt
+
+BUCKET = "stillhouse"
+
+PATIENCE_S = 420.0
+"""How long a step may take [s]: a machine is there within 40 s where nothing else is going on."""
+
+EventT = TypeVar("EventT", bound=Event)
+
+RECIPE = """\
+name: tiny
+teacher: {kind: none}
+student:
+  kind: new
+  characters: "0123456789+=,;"
+  layers: 1
+  hidden_size: 48
+  heads: 2
+  intermediate_size: 96
+  context_tokens: 64
+data:
+  kind: generated
+  digits: 2
+  rows: 1000
+  prompt: "{question}="
+  completion: "{working};{answer}"
+training:
+  steps: 1500
+  batch_size: 16
+  max_tokens: 64
+  learning_rate: 0.003
+  dtype: float32
+  threads: 1
+  checkpoint_every_steps: 50
+evaluation:
+  - task: sums
+    data:
+      kind: generated
+      part: held_out
+      digits: 2
+      rows: 50
+      prompt: "{question}="
+      completion: "{answer}"
+    answer_pattern: ";([0-9]+)"
+    max_new_tokens: 40
+hardware: {accelerators: "H100:8"}
+budget: {usd: 20}
+"""
+"""A minute or so of one core, most of it training."""
+
+
+class Still:
+    """The command in the lab, with a home of its own and one run store for all."""
+
+    def __init__(self, lab: Lab, cloud: Cloud, home: Path) -> None:
+        self.lab = lab
+        self.cloud = cloud
+        self.home = Home(home)
+        home.mkdir(parents=True, exist_ok=True)
+        with suppress(cloud.client("s3").exceptions.BucketAlreadyOwnedByYou):
+            cloud.client("s3").create_bucket(Bucket=BUCKET)
+        self._env = {
+            "STILLHOUSE_HOME": str(home),
+            "STILLHOUSE_STORE": f"s3://{BUCKET}/{home.parent.name}-{home.name}",
+        }
+
+    def run(self, *words: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """A command, to its end."""
+        return self.lab.run(_command(words), env=self._env, timeout_s=PATIENCE_S + 180, check=check)
+
+    def launch(self, recipe: Path, *flags: object) -> "Run":
+        """Launch a run; returns as soon as it has a name."""
+        output = self.home.path / f"launch-{len(list(self.home.path.glob('launch-*')))}.log"
+        words = ("launch", recipe, "--yes", *flags)
+        launcher = self.lab.start(_command(words), output=output, env=self._env)
+
+        def started() -> "re.Match[str] | None":
+            if launcher.poll() is not None:
+                raise AssertionError(f"it did not start: {output.read_text()}")
+            return re.search(r"^started (\S+)$", output.read_text(), re.MULTILINE)
+
+        wait_until(started, PATIENCE_S, "a run that has a name")
+        found = started()
+        assert found is not None
+        return Run(self, found[1], launcher, output)
+
+
+class Run:
+    """One run: what a person sees of it, and what the cloud has of it."""
+
+    def __init__(
+        self, still: Still, run_id: str, launcher: "subprocess.Popen[bytes]", output: Path
+    ) -> None:
+        self.id = run_id
+        self.folder: RunDir = still.home.run(run_id)
+        self._still = still
+        self._launcher = launcher
+        self._output = output
+
+    # ---- what it says
+
+    def end(self) -> int:
+        """The exit code of its launcher."""
+        try:
+            return self._launcher.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it goes on and on:\n{self.story()}") from None
+
+    def story(self) -> str:
+        """The last of what was said, for whoever reads a failed test."""
+        files = [self._output, self.folder.path / "watcher.log", self.folder.path / "provision.log"]
+        return "\n".join(
+            f"---- {path.name}\n{path.read_text()[-3000:]}" for path in files if path.exists()
+        )
+
+    @property
+    def books(self) -> Books:
+        with Ledger(self._still.home.ledger) as ledger:
+            return ledger.books(self.id)
+
+    @property
+    def receipt(self) -> Receipt:
+        return Receipt.model_validate_json(self._still.run("show", self.id, "--json").stdout)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return dict(json.loads(self.folder.scores.read_text()))
+
+    @property
+    def student(self) -> bytes:
+        """Its weights, as they came home."""
+        return b"".join(path.read_bytes() for path in sorted(self.folder.student.glob("*.saf*")))
+
+    def events(self, kind: type[EventT]) -> list[EventT]:
+        return [event for event in self._events() if isinstance(event, kind)]
+
+    def _events(self) -> Iterator[AnyEvent]:
+        return (event for event, _ in read_events(self.folder.events))
+
+    def wait_for(self, kind: type[Event], attempt: int = 1, count: int = 1) -> None:
+        """Wait until the launcher's side has heard of so many events of an attempt."""
+
+        def heard() -> bool:
+            return sum(event.attempt == attempt for event in self.events(kind)) >= count
+
+        wait_until(lambda: heard() or self._is_over(), PATIENCE_S, f"{kind.__name__} of {self.id}")
+        assert heard(), self.story()
+
+    def _is_over(self) -> bool:
+        return self._launcher.poll() is not None
+
+    # ---- what the cloud has of it
+
+    @property
+    def instances(self) -> list[dict[str, Any]]:
+        return self._still.cloud.instances(stillhouse_run=self.id)
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of its machines that are not terminated."""
+        return [one["InstanceId"] for one in self.instances if one["State"]["Name"] == "running"]
+
+    @property
+    def left(self) -> list[str]:
+        return self._still.cloud.left(stillhouse_run=self.id)
+
+    def wait_for_machine(self) -> str:
+        """Id of its machine, once there is one."""
+        wait_until(lambda: self.running or self._is_over(), PATIENCE_S, "a machine")
+        assert self.running, self.story()
+        return self.running[-1]
+
+    # ---- what a test does to it
+
+    def kill_launcher_and_watcher(self) -> None:
+        """kill -9 of everything that drives it."""
+        watchers = [
+            pid for pid, words in _processes() if "launcher.watch" in words and self.id in words
+        ]
+        for pid in watchers:
+            os.kill(pid, signal.SIGKILL)
+        self._launcher.kill()
+        self._launcher.wait()
+        assert watchers, "there was no watcher"
+
+    def mlflow_runs(self) -> int:
+        """How many runs of MLflow carry its id."""
+        with closing(sqlite3.connect(self._still.home.path / "mlflow.db")) as database:
+            asked = "SELECT COUNT(*) FROM tags WHERE key LIKE '%run_id' AND value = ?"
+            return int(database.execute(asked, (self.id,)).fetchone()[0])
+
+
+def at_home(recipe: Path, home: Path) -> dict[str, Any]:
+    """The scores of a recipe on this machine, outside of any cloud."""
+    flags = ["--local", "--yes", "--set", "hardware.usd_per_hour=1"]
+    subprocess.run(
+        _command(["launch", recipe, *flags]),
+        env=os.environ | {"STILLHOUSE_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=True,
+    )
+    (scores,) = home.glob("runs/*/scores.json")
+    return dict(json.loads(scores.read_text()))
+
+
+def _command(words: "tuple[object, ...] | list[Any]") -> list[str]:
+    return [sys.executable, "-m", "launcher.cli", *map(str, words)]
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    """Processes of this machine with their words; those that end meanwhile are passed over."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            yield int(folder.name), (folder / "cmdline").read_text().split("\0")

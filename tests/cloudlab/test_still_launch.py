@@ -1,0 +1,101 @@
+"""`still launch` on rented machines: the real command, SkyPilot and worker, in the emulated cloud.
+
+Undisturbed, with its machine taken away in mid-training, and with everything that drives it killed:
+the same student comes home, and nothing stays behind.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from still import PATIENCE_S, RECIPE, Run, Still, at_home
+
+from emulated.cloud import Cloud, wait_until
+from emulated.lab import Lab
+from recipes.rundir import CheckpointLoaded, CheckpointStored
+
+pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("still")
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores_at_home(folder: Path, recipe: Path) -> dict[str, object]:
+    return at_home(recipe, folder / "at-home")
+
+
+@pytest.fixture(scope="module")
+def still(lab: Lab, cloud: Cloud, folder: Path) -> Still:
+    return Still(lab, cloud, folder / "home")
+
+
+def assert_done_and_gone(run: Run) -> None:
+    receipt = run.receipt
+    assert receipt.status == "done"
+    assert receipt.teardown.proved, receipt.teardown.detail
+    assert receipt.reserved_usd == 0
+    assert Decimal(0) < receipt.metered_usd == sum(receipt.lines.values())
+    assert run.left == []
+
+
+def test_a_launch_on_a_spot_machine_brings_the_student_of_home_and_leaves_nothing(
+    still: Still, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object]
+) -> None:
+    run = still.launch(recipe)
+
+    assert run.end() == 0, run.story()
+    assert run.scores == scores_at_home
+    assert_done_and_gone(run)
+    (instance,) = run.instances
+    assert instance["InstanceType"] == "p5.48xlarge"
+    assert instance["InstanceLifecycle"] == "spot"
+    assert instance["Placement"]["AvailabilityZone"] == "us-east-1b"
+    assert {"boot", "train", "evaluate"} <= set(run.receipt.lines)
+    assert "lost" not in run.receipt.lines
+
+
+def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
+    still: Still, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object]
+) -> None:
+    run = still.launch(recipe)
+    run.wait_for(CheckpointStored, count=3)
+
+    cloud.reclaim(run.wait_for_machine())
+
+    assert run.end() == 0, run.story()
+    assert run.scores == scores_at_home
+    assert_done_and_gone(run)
+    first, second = run.receipt.attempts
+    assert first.how == "lost"
+    assert second.how == "done"
+    (loaded,) = run.events(CheckpointLoaded)
+    assert loaded.attempt == 2
+    assert loaded.step >= 150
+    stages = run.receipt.stages
+    assert 0 < stages["lost"] < 0.25 * sum(stages.values())
+    wait_until(lambda: run.mlflow_runs() == 1, 60, "the run in MLflow")
+
+
+def test_a_run_that_nobody_drives_any_more_ends_by_itself_and_its_books_are_closed_later(
+    still: Still, recipe: Path, scores_at_home: dict[str, object]
+) -> None:
+    run = still.launch(recipe)
+    run.wait_for(CheckpointStored)
+
+    run.kill_launcher_and_watcher()
+    wait_until(lambda: not run.running, PATIENCE_S, "the machine ends by itself")
+    assert run.books.open_attempt is not None  # nobody was there to write it down
+
+    still.run("watch", run.id)
+    assert run.scores == scores_at_home
+    assert_done_and_gone(run)

@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart check test test-fast bench golden cloudlab-up cloudlab-down clean
+.PHONY: help env quickstart check test test-fast bench golden test-cloud cloudlab-up cloudlab-down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +36,11 @@ check: env ## format, lint, types, import contracts
 test-fast: env ## the tests that take a moment
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not cloudlab'
 
-test: check ## everything, the emulated cloud included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: check ## static checks and every test but those on the emulated cloud
+	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
+
+test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; needs root
+	$(BIN)/python -m pytest -m cloudlab
 
 bench: env ## the measurements behind the claims in docs and README
 	$(BIN)/python benchmarks/startup.py

@@ -24,7 +24,7 @@ from launcher.follow import follow, is_driven
 from launcher.local import LocalMachine
 from launcher.next_offer import next_offer
 from launcher.plan import Plan
-from launcher.run import House, drive, open_run, release, reopen
+from launcher.run import STORE, House, drive, open_run, release, reopen
 from launcher.speeds import Trial, plan_here, run_trial
 from launcher.view import choose_view
 from launcher.watch import start_watcher
@@ -250,6 +250,7 @@ class Outside:
         run = self.home.run(run_id)
         if run.done.exists() and self.ledger.books(run_id).state == "stopped":
             reopen(run)
+            self._withdraw_results(run_id)
             self.ledger.append(
                 run_id, StateChanged(state="interrupted", reason="the budget was raised")
             )
@@ -327,6 +328,15 @@ class Outside:
             yield one
 
     # ---- inside
+
+    def _withdraw_results(self, run_id: str) -> None:
+        """What a run stopped with must not come back from its store."""
+        store = self.ledger.books(run_id).notes.get(STORE)
+        if store is not None:
+            from recipes.store import open_store
+            from recipes.stored_run import withdraw_results
+
+            withdraw_results(open_store(store, self.environ))
 
     @contextmanager
     def _house(self, run_id: str) -> Iterator[House]:

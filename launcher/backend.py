@@ -37,6 +37,10 @@ class Backend(Protocol):
     """Whether its machines can be taken away: then another attempt follows one that lost its
     machine, and one that does not move is ended."""
 
+    closing_s: float
+    """How long its machines go on costing after the worker's last word [s]: kept free of work, so
+    that giving back does not pass the budget."""
+
     def start(self, run: RunDir, offer: Offer) -> None:
         """Start a worker on the run's folder and its limits; returns when it is on its way.
 

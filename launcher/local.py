@@ -37,6 +37,7 @@ class LocalMachine:
     """
 
     rented = False
+    closing_s = 3.0
 
     def __init__(
         self,

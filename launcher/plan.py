@@ -104,8 +104,8 @@ class Plan(Part):
         return sum((line.usd for line in self.lines if line.name.startswith(name)), ZERO)
 
     def seconds_of(self, name: str) -> float | None:
-        """Likely seconds of a line; `None` where the plan has no such line."""
-        hours = [line.quantity.p50 for line in self.lines if line.name == name]
+        """Seconds of a line at P90; `None` where the plan has no such line."""
+        hours = [line.quantity.p90 for line in self.lines if line.name == name]
         return float(sum(hours)) * SECONDS_PER_HOUR if hours else None
 
     def unit_price(self, name: str) -> Decimal | None:

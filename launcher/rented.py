@@ -85,6 +85,7 @@ class RentedMachines:
     """
 
     rented = True
+    closing_s = 90.0
 
     def __init__(
         self,

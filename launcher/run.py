@@ -30,7 +30,13 @@ from recipes.errors import (
     StoppedError,
     TeardownUnprovedError,
 )
-from recipes.money import SECONDS_PER_HOUR, format_usd, from_micro_usd, to_micro_usd
+from recipes.money import (
+    SECONDS_PER_HOUR,
+    format_usd,
+    from_micro_usd,
+    machine_micro_usd,
+    to_micro_usd,
+)
 from recipes.recipe import Recipe
 from recipes.rundir import (
     AnyEvent,
@@ -220,6 +226,7 @@ def _record_attempt(
     seconds, left = _seconds_left(books, recipe), _money_left(books)
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90))
     machine = left - api
+    closing = machine_micro_usd(offer.usd_per_hour, house.backend.closing_s)
     state: RunState = "provisioning" if house.backend.rented else "starting"
     ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
@@ -240,8 +247,8 @@ def _record_attempt(
             attempt=started.attempt,
             started_at=started.started_at,
             usd_per_hour=started.usd_per_hour,
-            machine_usd=from_micro_usd(machine),
-            seconds=seconds,
+            machine_usd=from_micro_usd(max(0, machine - closing)),
+            seconds=None if seconds is None else max(1.0, seconds - house.backend.closing_s),
             api_usd=from_micro_usd(api),
             api_usd_per_million_input_tokens=plan.unit_price("teacher_api input"),
             api_usd_per_million_output_tokens=plan.unit_price("teacher_api output"),

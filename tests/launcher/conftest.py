@@ -131,6 +131,7 @@ class ScriptedMachine:
         self.scripts = list(scripts) or [whole_run]
         self.starts: list[Limits] = []
         self.rented = False
+        self.closing_s = 0.0
         self.sight: Sight = "ended"
         self.released = Released(proved=True, detail="nothing was rented")
         self.releases = 0

@@ -91,6 +91,18 @@ def test_limits_give_the_worker_what_is_left_of_the_budget(
     assert int(machine.starts[1].machine_usd * 1_000_000) == 1_000_000 - spent
 
 
+def test_what_giving_back_takes_is_kept_free_of_work(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.closing_s = 30.0
+
+    drive(house, run_id)
+
+    (limits,) = machine.starts
+    assert int(limits.machine_usd * 1_000_000) == 1_000_000 - 30 * USD_PER_S
+    assert house.ledger.books(run_id).overshoots == ()
+
+
 def test_work_after_the_last_checkpoint_of_a_killed_worker_is_lost(
     house: House, run_id: str, machine: ScriptedMachine, clock: Any
 ) -> None:

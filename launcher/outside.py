@@ -180,8 +180,15 @@ class Outside:
         """Record a run; its id.
 
         Raises:
-            RefusedError: it is to run on rented machines, and there is no run store.
+            RefusedError: it is to run on rented machines, and there is no run store, or its
+                teacher is behind an API.
         """
+        if planned.recipe.teacher.kind == "api" and not planned.recipe.hardware.local:
+            raise RefusedError(
+                "a teacher behind an API is asked from this machine, so that its key never lies on "
+                "a rented one, and this recipe rents. Nothing was started. Run it here with "
+                "`--local --usd-per-hour USD`"
+            )
         run_id = new_run_id(planned.recipe.name, self.clock())
         url = store or self.environ.get("STILLHOUSE_STORE")
         if planned.recipe.hardware.local:

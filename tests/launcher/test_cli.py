@@ -11,8 +11,11 @@ import yaml
 from click.testing import CliRunner, Result
 
 from launcher.cli import cli
-from launcher.outside import Outside
+from launcher.outside import Outside, Planned
 from recipes.calibration import Calibration
+from recipes.errors import RefusedError
+from recipes.loading import load_recipe
+from recipes.recipe import Recipe
 from recipes.rundir import Done, WorkerEnded, write_model
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +191,32 @@ def test_a_run_that_stopped_goes_on_after_its_budget_was_raised(
     assert raised.exit_code == 0, raised.stderr
     assert "$2.00" in raised.stderr
     assert resumed.exit_code == 0, resumed.stderr
+
+
+def rented(planned: Any, **parts: Any) -> Planned:
+    """A plan of the same recipe for rented machines."""
+    whole = {**planned.recipe.model_dump(), "hardware": {"accelerators": "H100:8"}, **parts}
+    return Planned(Recipe.model_validate(whole), planned.plan)
+
+
+def test_rented_machines_need_a_run_store(outside: Outside, recipe_file: Path) -> None:
+    planned = outside.plan(load_recipe(recipe_file), recipe_file.parent)
+
+    with pytest.raises(RefusedError, match="STILLHOUSE_STORE"):
+        outside.open_run(rented(planned), store=None)
+    assert outside.ledger.runs() == []
+
+
+def test_the_key_of_an_api_teacher_is_not_taken_to_a_rented_machine(
+    outside: Outside, recipe_file: Path, tmp_path: Path
+) -> None:
+    planned = outside.plan(load_recipe(recipe_file), recipe_file.parent)
+    teacher = {"kind": "api", "base_url": "https://example.org/v1", "model": "m"}
+    data = {"kind": "generated", "rows": 1, "prompt": "{question}"}
+
+    with pytest.raises(RefusedError, match="its key never lies on a rented one"):
+        outside.open_run(rented(planned, teacher=teacher, data=data), store=str(tmp_path))
+    assert outside.ledger.runs() == []
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf"])

@@ -72,6 +72,9 @@ from tracking.metering import machine_lines
 STORE = "store"
 """The note that says where a run's files live."""
 
+LOADING_S = 2.0
+"""Loading the student again, on a machine that does other things too [s]."""
+
 NO_MACHINE = "no machine"
 """How an attempt ends whose offer yielded none."""
 
@@ -253,7 +256,7 @@ def _record_attempt(
             api_usd_per_million_input_tokens=plan.unit_price("teacher_api input"),
             api_usd_per_million_output_tokens=plan.unit_price("teacher_api output"),
             checkpoint_every_s=plan.checkpoint_s,
-            evaluation_s=plan.seconds_of("evaluate"),
+            evaluation_s=_evaluation_s(plan),
             allow_remote_code=allow_remote_code,
             store=books.notes.get(STORE),
         ),
@@ -261,6 +264,12 @@ def _record_attempt(
     attempt = ledger.books(run_id).open_attempt
     assert attempt is not None, "the attempt that was just recorded"
     return attempt
+
+
+def _evaluation_s(plan: Plan) -> float | None:
+    """What to keep for scoring a student whose training ends early [s]; `None` is unknown."""
+    likely = plan.seconds_of("evaluate")
+    return None if likely is None else likely + LOADING_S
 
 
 def _no_machine(books: Books) -> ProvisionError:

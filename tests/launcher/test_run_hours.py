@@ -160,8 +160,8 @@ def test_a_tiny_student_takes_at_least_what_launching_its_kernels_takes() -> Non
 
     (hours,) = train_hours(tiny, [kind("H100", 1, 1)])
 
-    # 400 steps of 2 layers
-    assert hours.p50 * 3600 == pytest.approx(400 * 2 * 2.5e-3)
+    # 1,000 steps of 2 layers
+    assert hours.p50 * 3600 == pytest.approx(1000 * 2 * 2.5e-3)
 
 
 def test_an_unknown_length_of_answers_widens_the_hours() -> None:

@@ -13,12 +13,14 @@ help: ## this list
 env: $(STAMP) ## .venv with exact versions; seconds when nothing changed
 
 # torch: constraints.txt pins the version; where pip finds a CPU build of it, that one is taken.
+# compat: a plain path entry; the default import hook would cost every start of `still` 20 ms.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "stillhouse needs Python 3.11 or newer: make env PYTHON=/path/to/python3"; exit 1; }
 	@echo "setting up .venv (some minutes the first time)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+		--config-settings editable_mode=compat
 	@touch $(STAMP)
 
 quickstart: env ## two real distillations on this machine, their receipts and their comparison

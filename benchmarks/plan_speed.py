@@ -16,9 +16,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from launcher.estimate.gpus import all_gpus
-from launcher.offers import Offer
-from launcher.planner import plan_offers
-from launcher.read_facts import read_facts
+from launcher.market.offers import Offer
+from launcher.plans.planner import plan_offers
+from launcher.plans.read_facts import read_facts
 from recipes.loading import load_recipe
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "s1.yaml"

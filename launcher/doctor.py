@@ -13,8 +13,8 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from launcher.catalogs import catalog_clouds, enabled_clouds, fetch_command, sky_folder
-from launcher.cloud_limits import NO_AUTODOWN
+from launcher.market.catalogs import catalog_clouds, enabled_clouds, fetch_command, sky_folder
+from launcher.market.cloud_limits import NO_AUTODOWN
 from tracking.home import Home
 
 State = Literal["ok", "attention", "unknown"]

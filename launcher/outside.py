@@ -19,16 +19,16 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from launcher.backend import Backend
-from launcher.follow import follow, is_driven
-from launcher.local import LocalMachine
-from launcher.next_offer import next_offer
-from launcher.plan import Plan
-from launcher.run import STORE, House, drive, open_run, release, reopen
-from launcher.speeds import Trial, plan_here, run_trial
-from launcher.view import choose_view
-from launcher.watch import start_watcher
-from launcher.wishes import Wish, make_wish
+from launcher.machines.backend import Backend
+from launcher.machines.local import LocalMachine
+from launcher.plans.plan import Plan
+from launcher.plans.speeds import Trial, plan_here, run_trial
+from launcher.runs.follow import follow, is_driven
+from launcher.runs.next_offer import next_offer
+from launcher.runs.run import STORE, House, drive, open_run, release, reopen
+from launcher.runs.view import choose_view
+from launcher.runs.watch import start_watcher
+from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import to_micro_usd
 from recipes.recipe import Recipe
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from launcher.doctor import Check
-    from launcher.market import Found, Terms
-    from launcher.planner import Ranked
+    from launcher.market.look import Found, Terms
+    from launcher.plans.planner import Ranked
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -100,7 +100,7 @@ class Outside:
             return self._backend
         if self.home.run(run_id).read_recipe().hardware.local:
             return LocalMachine(self.home.path, self.environ)
-        from launcher.rent import rented_machines
+        from launcher.machines.rent import rented_machines
 
         return rented_machines(self.clock, self.sleep)
 
@@ -155,7 +155,7 @@ class Outside:
         return self._plan_here(resolved) if recipe.hardware.local else self._plan_rented(resolved)
 
     def _plan_here(self, recipe: Recipe) -> Planned:
-        from launcher.teacher_price import with_teacher_api
+        from launcher.plans.teacher_price import with_teacher_api
 
         with self._busy("measuring how fast this machine is"):
             plan = plan_here(
@@ -164,8 +164,8 @@ class Outside:
         return Planned(recipe, with_teacher_api(plan, recipe))
 
     def _plan_rented(self, recipe: Recipe) -> Planned:
-        from launcher.planner import plan_offers
-        from launcher.read_facts import read_facts
+        from launcher.plans.planner import plan_offers
+        from launcher.plans.read_facts import read_facts
 
         hardware = recipe.hardware
         facts = read_facts(recipe)
@@ -284,8 +284,8 @@ class Outside:
             NoOfferError: looked, and there is none.
             CouldNotLookError: there is nothing to look at.
         """
-        from launcher.market import Wanted, look_for_offers
-        from launcher.spot_prices import ask_aws
+        from launcher.market.look import Wanted, look_for_offers
+        from launcher.market.spot_prices import ask_aws
 
         with self._busy("looking at what can be rented"):
             return look_for_offers(
@@ -297,8 +297,8 @@ class Outside:
 
     def examine(self) -> "Iterator[Check]":
         """Whether everything is in place, line by line."""
-        from launcher.aws import boto3_client
         from launcher.doctor import examine
+        from launcher.machines.aws import boto3_client
 
         return examine(self.home, self.environ, boto3_client)
 

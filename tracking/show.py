@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from recipes.durations import format_seconds
 from recipes.money import SECONDS_PER_HOUR, format_usd, from_micro_usd
 from recipes.rundir import Score
 from tracking.books import Books
@@ -89,9 +90,9 @@ def _lines(receipt: Receipt) -> "Table":
         if usd or seconds:
             # Time that is not settled yet has a price that nobody has written down.
             cost = "not settled" if usd is None else _usd(usd, digits)
-            _add(table, line, cost, "" if seconds is None else _duration(seconds))
+            _add(table, line, cost, "" if seconds is None else format_seconds(seconds))
     table.add_section()
-    _add(table, "total", _usd(receipt.metered_usd, digits), _duration(receipt.metered_s))
+    _add(table, "total", _usd(receipt.metered_usd, digits), format_seconds(receipt.metered_s))
     return table
 
 
@@ -107,7 +108,7 @@ def _facts(receipt: Receipt) -> "Table":
     table = _grid()
     _add(table, "recipe", receipt.recipe)
     _add(table, "launched", _moment(receipt.opened_at))
-    _add(table, "wall time", _duration(receipt.wall_s))
+    _add(table, "wall time", format_seconds(receipt.wall_s))
     _add(table, "machine", _machine(receipt))
     if receipt.of_steps is not None:
         _add(table, "training", f"{receipt.steps:,} of {receipt.of_steps:,} steps")
@@ -222,7 +223,7 @@ def _comparison_table(comparison: Comparison) -> "Table":
             _broken_behind(row.recipe, row.run_id),
             _state(row.status),
             f"{_usd(row.usd, digits)}{so_far}",
-            _duration(row.hours * SECONDS_PER_HOUR),
+            format_seconds(row.hours * SECONDS_PER_HOUR),
             *scores,
             _usd(row.usd_per_point, point_digits),
         )
@@ -240,7 +241,7 @@ def _difference(comparison: Comparison) -> list[str]:
 def _more_or_less(difference: Difference) -> str:
     usd, seconds = difference.usd, difference.hours * SECONDS_PER_HOUR
     dollars = f"{format_usd(abs(usd))} {'more' if usd > 0 else 'less'}" if usd else "as dear"
-    longer = f"{_duration(abs(seconds))} {'longer' if seconds > 0 else 'shorter'}"
+    longer = f"{format_seconds(abs(seconds))} {'longer' if seconds > 0 else 'shorter'}"
     return f"{dollars}, {longer if abs(seconds) >= 0.05 else 'as long'}"
 
 
@@ -321,22 +322,6 @@ def _broken_behind(recipe: str, run_id: str) -> str:
     """An id begins with its recipe's name: a break behind it keeps the column narrow."""
     rest = run_id.removeprefix(f"{recipe}-")
     return run_id if rest == run_id else f"{recipe}-\n{rest}"
-
-
-def _duration(seconds: float) -> str:
-    """A duration for people; tenths of a second below ten.
-
-    >>> [_duration(s) for s in (0.04, 1.94, 75, 7260)]
-    ['0.0 s', '1.9 s', '1 min 15 s', '2 h 1 min']
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _moment(t: float) -> str:

@@ -195,7 +195,7 @@ class Run:
     def kill_launcher_and_watcher(self) -> None:
         """kill -9 of everything that drives it."""
         watchers = [
-            pid for pid, words in _processes() if "launcher.watch" in words and self.id in words
+            pid for pid, words in _processes() if "launcher.watcher" in words and self.id in words
         ]
         for pid in watchers:
             os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ from still import PATIENCE_S, RECIPE, Run, Still
 from emulated.cloud import Cloud, unavailable_store, wait_until
 from emulated.faults import Fault
 from emulated.lab import Lab
-from launcher.run import NO_MACHINE
+from launcher.runs.run import NO_MACHINE
 from recipes.rundir import CheckpointLoaded, CheckpointStored, Stopping, TrainStep, Warned
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]

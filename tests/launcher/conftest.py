@@ -9,11 +9,11 @@ from typing import Self
 
 import pytest
 
-from launcher.backend import Released, Sight
-from launcher.offers import LOCAL, Offer
-from launcher.plan import Plan, plan_from_trial
-from launcher.run import House
-from launcher.view import Watched
+from launcher.machines.backend import Released, Sight
+from launcher.market.offers import LOCAL, Offer
+from launcher.plans.plan import Plan, plan_from_trial
+from launcher.runs.run import House
+from launcher.runs.view import Watched
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import RefusedError
 from recipes.recipe import Recipe

@@ -1,0 +1,187 @@
+"""Commands that start runs, follow them and end them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from launcher.commands.options import (
+    changed_recipe,
+    json_option,
+    pass_outside,
+    print_receipt,
+    recipe_argument,
+    recipe_changes,
+    run_argument,
+)
+
+if TYPE_CHECKING:
+    from launcher.outside import Outside
+
+
+@click.command()
+@recipe_argument
+@recipe_changes
+@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+@click.option(
+    "--accept-partial",
+    is_flag=True,
+    help="Start although the plan may not fit: stop at the limit and keep what is done.",
+)
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Allow code that comes with a model, where the recipe says so too.",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Where the files of runs on rented machines live: s3://bucket/prefix, or a folder that "
+    "they share. Else STILLHOUSE_STORE.",
+)
+@json_option
+@pass_outside
+def launch(
+    outside: "Outside",
+    /,
+    recipe_file: Path,
+    yes: bool,
+    accept_partial: bool,
+    trust_remote_code: bool,
+    store: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Plan RECIPE, ask, run it inside its budget, and print the receipt.
+
+    Ctrl-C asks the worker to save and ends; twice ends at once. `still resume` goes on.
+
+    \b
+    Example:
+      still launch recipes/quickstart.yaml --yes
+      still launch my.yaml --budget 2.50 --set training.steps=1000
+    """
+    from launcher.plans.plan import check_fits
+    from launcher.plans.show_plan import headline
+
+    made = outside.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
+    if not accept_partial:
+        check_fits(made.plan, made.recipe)
+    click.echo(headline(made.plan, made.recipe.budget), err=True)
+    if not yes:
+        outside.ask("Start?")
+    run_id = outside.open_run(made, store)
+    click.echo(f"started {run_id}", err=True)
+    _drive(outside, run_id, trust_remote_code, as_json)
+
+
+@click.command()
+@run_argument
+@json_option
+@pass_outside
+def watch(outside: "Outside", run: str, as_json: bool) -> None:
+    """Follow a run on rented machines, and drive it on where nobody does any more.
+
+    Ctrl-C leaves the run going.
+
+    \b
+    Example:
+      still watch latest
+    """
+    _drive(outside, outside.ledger.resolve(run), False, as_json)
+
+
+@click.command()
+@run_argument
+@click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
+@json_option
+@pass_outside
+def resume(outside: "Outside", run: str, trust_remote_code: bool, as_json: bool) -> None:
+    """Take a run from wherever it stands to its end: follow it, or start it again.
+
+    Nothing that was finished is done twice.
+
+    \b
+    Example:
+      still resume quickstart-261122-0331-k7q2
+    """
+    _drive(outside, outside.ledger.resolve(run), trust_remote_code, as_json)
+
+
+def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bool) -> None:
+    from recipes.errors import StillhouseError
+
+    try:
+        outside.launch(run_id, trust_remote_code)
+    except StillhouseError:
+        print_receipt(outside, run_id, as_json)  # also of a run that was cut short
+        raise
+    print_receipt(outside, run_id, as_json)
+
+
+@click.command()
+@run_argument
+@pass_outside
+def stop(outside: "Outside", run: str) -> None:
+    """Ask the worker of a run to save and end; `still resume` goes on.
+
+    \b
+    Example:
+      still stop latest
+    """
+    run_id = outside.ledger.resolve(run)
+    outside.wish(run_id, "stop")
+    click.echo(f"{run_id} is saving and will end; `still resume {run_id}` goes on", err=True)
+
+
+@click.command()
+@run_argument
+@pass_outside
+def down(outside: "Outside", run: str) -> None:
+    """End a run at once and give back everything it has rented, with proof; may be repeated.
+
+    \b
+    Example:
+      still down latest
+    """
+    run_id = outside.ledger.resolve(run)
+    outside.wish(run_id, "down")
+    click.echo(f"{run_id} is ended. `still show {run_id}` says what is proved", err=True)
+
+
+@click.command()
+@run_argument
+@click.option("--raise", "raise_usd", required=True, metavar="USD", help="Add so much [USD].")
+@pass_outside
+def budget(outside: "Outside", run: str, raise_usd: str) -> None:
+    """Raise the budget of a run; one that stopped at it can then be resumed.
+
+    \b
+    Example:
+      still budget latest --raise 5
+    """
+    from recipes.money import format_usd, from_micro_usd
+
+    run_id = outside.ledger.resolve(run)
+    books = outside.raise_budget(run_id, raise_usd)
+    click.echo(
+        f"{run_id} may now spend {format_usd(from_micro_usd(books.budget_micro_usd))}, of which "
+        f"{format_usd(from_micro_usd(books.spent_micro_usd))} is spent. "
+        f"`still resume {run_id}` goes on.",
+        err=True,
+    )
+
+
+@click.command()
+@run_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@pass_outside
+def logs(outside: "Outside", run: str, follow: bool) -> None:
+    """Print what happened in a run, a line an event.
+
+    \b
+    Example:
+      still logs latest -f
+    """
+    for line in outside.log_lines(outside.ledger.resolve(run), follow):
+        click.echo(line)

@@ -1,0 +1,66 @@
+"""What a run needs of the place where its worker runs, be it this machine or a cluster far away."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from launcher.market.offers import Offer
+from recipes.rundir import RunDir
+
+Sight = Literal["alive", "ended", "lost"]
+"""`ended`: the worker is over, whatever it says of how. `lost`: its machine was taken away."""
+
+
+@dataclass(frozen=True)
+class Paid:
+    """One machine's paid time, by the provider's clock where it has one [unix s]."""
+
+    started_at: float
+    ended_at: float
+
+
+@dataclass(frozen=True)
+class Released:
+    """What came of giving everything back."""
+
+    proved: bool | None
+    """`True`: the provider has nothing more of the run. `None`: it could not be asked."""
+    detail: str
+    paid: tuple[Paid, ...] | None = None
+    """Paid time of each machine of the attempt, as the provider tells it; `None` is unknown."""
+
+
+class Backend(Protocol):
+    """A place where workers run. Nothing of it is remembered in the process: after a kill, another
+    process asks the same questions and gets the same answers."""
+
+    rented: bool
+    """Whether its machines can be taken away: then another attempt follows one that lost its
+    machine, and one that does not move is ended."""
+
+    closing_s: float
+    """How long its machines go on costing after the worker's last word [s]: kept free of work, so
+    that giving back does not pass the budget."""
+
+    def start(self, run: RunDir, offer: Offer) -> None:
+        """Start a worker on the run's folder and its limits; returns when it is on its way.
+
+        Raises:
+            RefusedError: one is running already.
+            ProvisionError: no machine came of this offer. One may exist all the same: `release`.
+        """
+
+    def look(self, run: RunDir) -> Sight:
+        """Bring the folder up to date with what the worker has written, and say how it is."""
+
+    def ask_to_save(self, run: RunDir) -> None:
+        """Have the worker save and end.
+
+        Raises:
+            StoreError: it cannot be reached now.
+        """
+
+    def kill(self, run: RunDir) -> None:
+        """End the worker at once."""
+
+    def release(self, run: RunDir) -> Released:
+        """Give back everything that costs, and ask the provider for proof. May be repeated."""

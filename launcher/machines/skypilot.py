@@ -1,0 +1,108 @@
+"""SkyPilot: the only module that imports it.
+
+It provisions, fails over within a launch, sets up and runs the job. Its own idea of money, time and
+what is still there is not used: a cluster that the cloud took stays UP in its books until somebody
+asks, and a launch that failed half way may have left machines. `machines/aws.py` asks the cloud.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from launcher.errors import NoCapacityError, ProvisionError
+
+JobState = Literal["waiting", "running", "succeeded", "failed", "unknown"]
+
+_IN_FLUX: dict[str, JobState] = {
+    "INIT": "waiting",
+    "PENDING": "waiting",
+    "SETTING_UP": "waiting",
+    "RUNNING": "running",
+}
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class SkyPilot:
+    """A cluster's life, by name. Every call may start SkyPilot's API server on this machine."""
+
+    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+        """Provision a cluster and start its job; returns when the job is submitted.
+
+        Args:
+            task_yaml: the task, as SkyPilot reads it.
+            cluster: its name.
+            log: what SkyPilot says is appended to this file.
+
+        Raises:
+            NoCapacityError: the cloud has no such machine now.
+            ProvisionError: anything else that kept the job from being submitted. Machines may be
+                left either way: call `down`, and ask the cloud.
+        """
+        import sky
+
+        with _as_our_errors(cluster), log.open("a") as stream:
+            task = sky.Task.from_yaml_str(task_yaml)
+            request = sky.launch(task, cluster_name=cluster)
+            sky.stream_and_get(request, output_stream=stream)
+
+    def job_state(self, cluster: str) -> JobState:
+        """Where the cluster's last job is; `unknown` where SkyPilot cannot say."""
+        import sky
+
+        try:
+            states = sky.get(sky.job_status(cluster))
+        except Exception:  # noqa: BLE001 - a look that failed says nothing about the job
+            return "unknown"
+        state = next(iter(states.values()), None)
+        if state is None:
+            return "unknown"
+        if state.value in _IN_FLUX:
+            return _IN_FLUX[state.value]
+        return "succeeded" if state.value == "SUCCEEDED" else "failed"
+
+    def is_up(self, cluster: str) -> bool | None:
+        """Whether the cloud still has the cluster; `None` where it cannot be asked."""
+        import sky
+
+        try:
+            records = sky.get(
+                sky.status(cluster_names=[cluster], refresh=sky.StatusRefreshMode.FORCE)
+            )
+        except Exception:  # noqa: BLE001 - a look that failed says nothing about the cluster
+            return None
+        return any(record["status"] == sky.ClusterStatus.UP for record in records)
+
+    def down(self, cluster: str, log: Path) -> None:
+        """Tear a cluster down; nothing happens where there is none.
+
+        Raises:
+            ProvisionError: SkyPilot could not do it; the cloud has to be asked directly.
+        """
+        import sky
+
+        with log.open("a") as stream, _as_our_errors(cluster):
+            try:
+                sky.stream_and_get(sky.down(cluster), output_stream=stream)
+            except sky.exceptions.ClusterDoesNotExist:
+                return
+
+
+@contextmanager
+def _as_our_errors(cluster: str) -> Iterator[None]:
+    """SkyPilot's many kinds of failure as the two that change what we do next."""
+    import sky
+
+    try:
+        yield
+    except sky.exceptions.ResourcesUnavailableError as error:
+        raise NoCapacityError(f"no machine for {cluster}: {_first_line(error)}") from error
+    except Exception as error:  # its requests re-raise whatever failed on its server
+        raise ProvisionError(f"SkyPilot could not do {cluster}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = _COLOURS.sub("", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,1 @@
+"""A recipe on an offer, priced before anything is paid."""

@@ -1,0 +1,315 @@
+"""A recipe on a machine, priced before it runs: named lines, P10/P50/P90, assumptions, a hash.
+
+Pure. How fast the machine is arrives as a `Calibration` (measured by a short trial) or as the stage
+times of earlier runs of the same work; `plans/speeds.py` fetches them. This module decides what
+that means in dollars, whether it fits the budget, and what would.
+"""
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from launcher.market.offers import Offer
+from recipes.calibration import Calibration, StageSpeed
+from recipes.errors import RefusedError
+from recipes.money import SECONDS_PER_HOUR, format_usd
+from recipes.recipe import Part, Recipe
+from recipes.rundir import STAGES, Stage
+
+TRIAL_SPREAD = (1.25, 1.6)
+"""A whole stage beside a trial of some seconds: up to 1.25 times faster, 1.6 times slower.
+
+A few seconds see one moment of a machine that does other things too.
+"""
+
+HISTORY_SPREAD = (1.15, 1.25)
+"""The same for times of whole earlier runs on this machine, once there is one."""
+
+
+class Quantiles(Part):
+    """Likely low, middle and high. One run in ten is below `p10`, one in ten above `p90`."""
+
+    p10: Decimal
+    p50: Decimal
+    p90: Decimal
+
+    def __add__(self, other: Self) -> "Quantiles":
+        """The sum, as if both were high or low together: the careful reading for a budget."""
+        return Quantiles(
+            p10=self.p10 + other.p10, p50=self.p50 + other.p50, p90=self.p90 + other.p90
+        )
+
+    def times(self, factor: Decimal) -> "Quantiles":
+        return Quantiles(p10=self.p10 * factor, p50=self.p50 * factor, p90=self.p90 * factor)
+
+
+ZERO = Quantiles(p10=Decimal(0), p50=Decimal(0), p90=Decimal(0))
+
+
+class CostLine(Part):
+    """One line of the bill: `quantity` of `unit`, each at `usd_per_unit`."""
+
+    name: str
+    quantity: Quantiles
+    unit: Literal["h", "Mtok"]
+    usd_per_unit: Decimal
+
+    @property
+    def usd(self) -> Quantiles:
+        return self.quantity.times(self.usd_per_unit)
+
+
+class Alternative(Part):
+    """An offer that the work can be done on."""
+
+    offer: Offer
+    careful_hours: dict[str, Decimal]
+    """P90 of each line of a plan for it [h]."""
+
+
+class Plan(Part):
+    """What a run will cost and how long it will take."""
+
+    version: Literal[1] = 1
+    recipe: str
+    offer: Offer
+    lines: tuple[CostLine, ...]
+    assumptions: tuple[str, ...]
+    work: str
+    """Hash of the work itself, budget and name aside: runs that share it take equally long."""
+    units: dict[Stage, int]
+    """How many units each stage has: answers, steps, answers."""
+    prompt_bytes: int | None = None
+    """Of all prompts together, each once; `None` where no teacher is asked."""
+    checkpoint_s: float = Field(gt=0)
+    """Seconds of training between two checkpoints."""
+    alternatives: tuple[Alternative, ...] = ()
+    """What can be rented, should a machine not be to be had or be taken away: the plan's own offer,
+    then the next best ones. Empty on a machine of one's own."""
+
+    @property
+    def usd(self) -> Quantiles:
+        return sum((line.usd for line in self.lines), ZERO)
+
+    @property
+    def hours(self) -> Quantiles:
+        return sum((line.quantity for line in self.lines if line.unit == "h"), ZERO)
+
+    def usd_of(self, name: str) -> Quantiles:
+        """What the lines whose name begins so come to."""
+        return sum((line.usd for line in self.lines if line.name.startswith(name)), ZERO)
+
+    def seconds_of(self, name: str) -> float | None:
+        """Seconds of a line at P90; `None` where the plan has no such line."""
+        hours = [line.quantity.p90 for line in self.lines if line.name == name]
+        return float(sum(hours)) * SECONDS_PER_HOUR if hours else None
+
+    def unit_price(self, name: str) -> Decimal | None:
+        """Price of one unit of a line; `None` where the plan has no such line."""
+        return next((line.usd_per_unit for line in self.lines if line.name == name), None)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with anything in the plan."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class OverBudgetPlanError(RefusedError):
+    """The careful estimate is above what the recipe allows, so nothing was started."""
+
+    def __init__(self, figures: str, remedy: str) -> None:
+        self.figures = figures
+        self.remedy = remedy
+        super().__init__(figures, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.figures} Nothing was started. {self.remedy}"
+
+
+def work_key(recipe: Recipe, device: str) -> str:
+    """Hash of everything that decides how long the work takes on a kind of device."""
+    work = recipe.model_dump_json(exclude={"name", "description", "budget", "hardware"})
+    return hashlib.sha256(f"{device}\n{work}".encode()).hexdigest()[:16]
+
+
+def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str) -> Plan:
+    """Price the work by what a trial of some seconds measured on this machine."""
+    hours: dict[str, Quantiles] = {
+        stage: _stage_hours(trial.stages[stage]) for stage in STAGES if stage in trial.stages
+    }
+    assumptions = [
+        f"{stage}: {speed.units:,} {speed.unit} at "
+        f"{statistics.median(speed.seconds_per_unit) * 1000:.3g} ms each and "
+        f"{speed.fixed_s:.1f} s for loading and saving, from a trial on this machine"
+        for stage, speed in trial.stages.items()
+    ]
+    faster, slower = TRIAL_SPREAD
+    assumptions.append(
+        f"a trial of seconds sees one moment of the machine: a stage may be {faster} times faster "
+        f"or {slower} times slower"
+    )
+    boot = _spread(trial.boot_s, *TRIAL_SPREAD)
+    return Plan(
+        recipe=recipe.name,
+        offer=offer,
+        lines=_lines({"boot": boot, **hours}, offer),
+        assumptions=tuple(assumptions),
+        work=work,
+        units={stage: speed.units for stage, speed in trial.stages.items()},
+        prompt_bytes=trial.prompt_bytes,
+        checkpoint_s=checkpoint_interval_s(trial.checkpoint_s),
+    )
+
+
+def plan_from_history(
+    recipe: Recipe,
+    offer: Offer,
+    past: Sequence[Mapping[str, float]],
+    like: Plan,
+) -> Plan:
+    """Price the work by whole earlier runs of the same work.
+
+    Args:
+        past: one map a run, line -> seconds; at least one.
+        like: the plan by a trial: what none of the runs tells is taken from it.
+    """
+    faster, slower = HISTORY_SPREAD
+    hours = {line.name: line.quantity for line in like.lines}
+    for name in ("boot", *STAGES):
+        seen = [seconds[name] for seconds in past if seconds.get(name)]
+        if seen:
+            low, middle, high = min(seen), statistics.median(seen), max(seen)
+            hours[name] = _quantile_hours(
+                min(low, middle / faster), middle, max(high, middle * slower)
+            )
+    runs = "1 earlier run" if len(past) == 1 else f"{len(past)} earlier runs"
+    assumptions = [
+        f"times are those of {runs} of the same work on this machine",
+        f"the next one may be {faster} times faster or {slower} times slower than their median",
+    ]
+    return like.model_copy(
+        update={
+            "recipe": recipe.name,
+            "offer": offer,
+            "lines": _lines(hours, offer),
+            "assumptions": tuple(assumptions),
+        }
+    )
+
+
+def with_line(plan: Plan, line: CostLine, assumption: str) -> Plan:
+    """The plan with one more line of cost."""
+    return plan.model_copy(
+        update={"lines": (*plan.lines, line), "assumptions": (*plan.assumptions, assumption)}
+    )
+
+
+def check_fits(plan: Plan, recipe: Recipe, instead: str = "") -> None:
+    """Refuse a plan whose P90 is above the budget or the hours.
+
+    Args:
+        instead: a sentence on what else would fit, where somebody has looked.
+
+    Raises:
+        OverBudgetPlanError: with the figures, and what would fit.
+    """
+    budget, usd = recipe.budget.usd, plan.usd
+    opt_in = "To start all the same and keep what is done when it stops, add --accept-partial."
+    opt_in = f"{instead} {opt_in}" if instead else opt_in
+    if usd.p90 > budget:
+        fits = _steps_that_fit(plan, budget)
+        remedy = f"Raise budget.usd to {_up(usd.p90)}"
+        if fits:
+            remedy += f", or lower the training from {plan.units['train']:,} to {fits:,} steps"
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
+            f"{format_usd(usd.p90)}; its budget is {format_usd(budget)}.",
+            f"{remedy}. {opt_in}",
+        )
+    limit = recipe.budget.hours
+    if limit is not None and plan.hours.p90 > limit:
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_hours(plan.hours.p50)}, and one run in ten at more "
+            f"than {format_hours(plan.hours.p90)}; its limit is {format_hours(limit)}.",
+            f"Raise budget.hours to {plan.hours.p90:.3g}. {opt_in}",
+        )
+
+
+def summary(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON for programs: dollars and hours as strings of decimals."""
+    return {
+        **plan.model_dump(mode="json"),
+        "offer": plan.offer.as_json(),
+        "hash": plan.hash,
+        "usd": plan.usd.model_dump(mode="json"),
+        "hours": plan.hours.model_dump(mode="json"),
+    }
+
+
+def format_hours(hours: Decimal) -> str:
+    """Hours for people, where a limit is meant.
+
+    >>> format_hours(Decimal("0.125")), format_hours(Decimal(4))
+    ('7.5 min', '4.0 h')
+    """
+    return f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.1f} min"
+
+
+def _lines(hours: Mapping[str, Quantiles], offer: Offer) -> tuple[CostLine, ...]:
+    return tuple(
+        CostLine(name=name, quantity=quantity, unit="h", usd_per_unit=offer.usd_per_hour)
+        for name, quantity in hours.items()
+    )
+
+
+def checkpoint_interval_s(checkpoint_s: float) -> float:
+    """Seconds between checkpoints on a machine nobody takes away: 2 % of the time at most.
+
+    At least 5 s, at most 10 minutes. For spot machines Young/Daly's interval takes its place.
+
+    >>> checkpoint_interval_s(0.4)
+    20.0
+    """
+    return min(600.0, max(5.0, 50 * checkpoint_s))
+
+
+def _stage_hours(speed: StageSpeed) -> Quantiles:
+    ordered = sorted(speed.seconds_per_unit)
+    middle = speed.fixed_s + speed.units * statistics.median(ordered)
+    low = speed.fixed_s + speed.units * ordered[0]
+    high = speed.fixed_s + speed.units * ordered[-1]
+    faster, slower = TRIAL_SPREAD
+    return _quantile_hours(
+        min(low, middle / faster), middle, max(min(high, 3 * middle), middle * slower)
+    )
+
+
+def _spread(seconds: float, faster: float, slower: float) -> Quantiles:
+    return _quantile_hours(seconds / faster, seconds, seconds * slower)
+
+
+def _quantile_hours(low_s: float, middle_s: float, high_s: float) -> Quantiles:
+    p10, p50, p90 = (
+        (Decimal(repr(seconds)) / SECONDS_PER_HOUR).quantize(Decimal("1e-9"))
+        for seconds in (low_s, middle_s, high_s)
+    )
+    return Quantiles(p10=p10, p50=p50, p90=p90)
+
+
+def _steps_that_fit(plan: Plan, budget: Decimal) -> int:
+    steps = plan.units.get("train", 0)
+    train = sum((line.usd.p90 for line in plan.lines if line.name == "train"), Decimal(0))
+    left = budget - (plan.usd.p90 - train)
+    return int(steps * left / train) if train > 0 and left > 0 else 0
+
+
+def _up(usd: Decimal) -> str:
+    """A budget that is enough, rounded up to two significant digits and never to the cent below."""
+    if usd <= 0:
+        return format_usd(usd)
+    step = Decimal(1).scaleb(usd.adjusted() - 1)
+    return format_usd((usd / step).to_integral_value("ROUND_CEILING") * step)

@@ -1,0 +1,231 @@
+"""A recipe, and what is known of its data and models -> the work it comes to. Pure.
+
+Tokens, samples, steps, answers and bytes: what has to be done, whatever it is done on. How long
+that takes is `launcher.plans.run_hours`, what it costs `launcher.plans.planner`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from launcher.estimate.models import ModelFacts
+from launcher.estimate.overheads import weight_bytes
+from launcher.estimate.quantiles import Quantiles
+from launcher.estimate.work import TrainingWork
+from recipes.recipe import ApiTeacher, ModelTeacher, Recipe, Sampling
+
+ANSWER_SHARE = Quantiles(0.1, 0.5, 1.0)
+"""How long an answer is, as a share of the longest allowed. Nobody knows before it is written."""
+
+API_TOKENS_PER_S = 50.0
+"""What one stream of an endpoint is taken to write [tokens/s]; nothing is asked of it here."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of data, as far as a price needs them."""
+
+    count: int
+    tokens: Quantiles
+    """Mean of a row: its prompt, and its completion where it has one [tokens]."""
+    prompt_tokens: Quantiles
+    """Mean of a prompt alone [tokens]; as `tokens` where the two are not known apart."""
+    prompt_bytes: int
+    """Of all prompts together [bytes]."""
+    longest_tokens: int | None
+    """The longest row [tokens]; `None` is unknown."""
+    source: str
+    """Who says so, for people."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What has to be known to price a recipe on a machine that nobody has tried it on."""
+
+    rows: Rows
+    tasks: tuple[Rows, ...]
+    """Of each evaluation, in the recipe's order."""
+    student: ModelFacts
+    teacher: ModelFacts | None = None
+    """`None` where no weights of a teacher are run."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model has to write. One GPU does it, while the others wait."""
+
+    what: str
+    """For people: `the teacher`, or the name of a task."""
+    field: str
+    """Where the recipe says how: `teacher.sampling`, `evaluation.0`."""
+    model: ModelFacts
+    count: int
+    prompt_tokens: float
+    """Mean [tokens]."""
+    most_tokens: int
+    """The longest answer allowed [tokens]."""
+    at_once: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a run has to do."""
+
+    recipe: Recipe
+    student: ModelFacts
+    training: TrainingWork
+    """With the likely number of tokens."""
+    token_spread: Quantiles
+    """The number of tokens as a share of the likely one."""
+    steps: int
+    samples_a_step: int
+    longest_tokens: int
+    """The longest sample there may be [tokens]."""
+    generation: Answers | None
+    """What a teacher of our own writes; `None` where nothing is to be written here."""
+    exams: tuple[Answers, ...]
+    asked: int
+    """Answers that an endpoint is asked for; 0 where none is."""
+    prompt_bytes: int | None
+    """Of all prompts that a teacher is asked, each once [bytes]; `None` without a teacher."""
+    download_bytes: float
+    """Weights that each node fetches [bytes]."""
+    notes: tuple[str, ...]
+
+    @property
+    def home_hours(self) -> Quantiles:
+        """How long the endpoint's answers take, asked from here and not from a machine [h]."""
+        teacher = self.recipe.teacher
+        if not isinstance(teacher, ApiTeacher):
+            return Quantiles.exactly(0.0)
+        streams = min(teacher.concurrency, self.asked)
+        longest_s = teacher.sampling.max_new_tokens / API_TOKENS_PER_S * self.asked / streams
+        return ANSWER_SHARE.times(longest_s / 3600)
+
+
+def work_of(recipe: Recipe, facts: Facts) -> Work:
+    """What a recipe comes to.
+
+    Args:
+        recipe: what to do.
+        facts: of its data and models; as many tasks as the recipe has.
+    """
+    training, student, rows = recipe.training, facts.student, facts.rows
+    sampling = _sampling(recipe)
+    samples = rows.count * (sampling.samples_per_prompt if sampling else 1)
+    steps = _steps(recipe, samples)
+    fits = min(training.max_tokens, student.context_tokens or training.max_tokens)
+    lengths = _sample_tokens(rows, sampling, fits)
+    passes = steps / ceil(samples / training.batch_size)
+    return Work(
+        recipe=recipe,
+        student=student,
+        training=TrainingWork.of_model(
+            student,
+            train_tokens=passes * samples * lengths.p50,
+            sample_tokens=lengths.p50,
+            samples_per_step=min(training.batch_size, samples),
+            recompute=training.gradient_checkpointing,
+            fusion="attention_and_loss",  # no mask, so fused kernels; the loss comes in pieces
+        ),
+        token_spread=lengths.times(1 / lengths.p50),
+        steps=steps,
+        samples_a_step=min(training.batch_size, samples),
+        longest_tokens=_longest(rows, sampling, fits),
+        generation=_generation(recipe, facts),
+        exams=tuple(_exams(recipe, facts)),
+        asked=samples if isinstance(recipe.teacher, ApiTeacher) else 0,
+        prompt_bytes=rows.prompt_bytes if sampling else None,
+        download_bytes=_download_bytes(recipe, facts),
+        notes=tuple(_notes(rows, sampling, lengths, steps, passes)),
+    )
+
+
+def _sampling(recipe: Recipe) -> Sampling | None:
+    """How the teacher writes; `None` where the completions are there already."""
+    teacher = recipe.teacher
+    return teacher.sampling if isinstance(teacher, ModelTeacher | ApiTeacher) else None
+
+
+def _steps(recipe: Recipe, samples: int) -> int:
+    """Steps of the optimiser, counted as the worker counts them."""
+    training = recipe.training
+    if training.steps is not None:
+        return training.steps
+    return max(1, round((training.epochs or 1) * ceil(samples / training.batch_size)))
+
+
+def _sample_tokens(rows: Rows, sampling: Sampling | None, fits: int) -> Quantiles:
+    """Mean length of what is trained on [tokens]; nothing is longer than what fits."""
+    lengths = rows.tokens
+    if sampling:
+        lengths = rows.prompt_tokens.plus(ANSWER_SHARE.times(sampling.max_new_tokens))
+    return Quantiles(*(min(each, float(fits)) for each in (lengths.p10, lengths.p50, lengths.p90)))
+
+
+def _longest(rows: Rows, sampling: Sampling | None, fits: int) -> int:
+    if rows.longest_tokens is None:
+        return fits
+    return min(fits, rows.longest_tokens + (sampling.max_new_tokens if sampling else 0))
+
+
+def _generation(recipe: Recipe, facts: Facts) -> Answers | None:
+    if not isinstance(recipe.teacher, ModelTeacher):
+        return None
+    assert facts.teacher is not None, "a teacher that we run has facts"
+    sampling = recipe.teacher.sampling
+    return Answers(
+        what="the teacher",
+        field="teacher.sampling",
+        model=facts.teacher,
+        count=facts.rows.count * sampling.samples_per_prompt,
+        prompt_tokens=facts.rows.prompt_tokens.p50,
+        most_tokens=_room(facts.teacher, facts.rows, sampling.max_new_tokens),
+        at_once=sampling.batch_size,
+    )
+
+
+def _exams(recipe: Recipe, facts: Facts) -> Iterator[Answers]:
+    for number, (task, rows) in enumerate(zip(recipe.evaluation, facts.tasks, strict=True)):
+        yield Answers(
+            what=task.task,
+            field=f"evaluation.{number}",
+            model=facts.student,
+            count=rows.count,
+            prompt_tokens=rows.prompt_tokens.p50,
+            most_tokens=_room(facts.student, rows, task.max_new_tokens),
+            at_once=task.batch_size,
+        )
+
+
+def _room(model: ModelFacts, rows: Rows, wanted: int) -> int:
+    """The longest answer that a model's context has room for behind a prompt [tokens]."""
+    if model.context_tokens is None:
+        return wanted
+    return max(1, min(wanted, model.context_tokens - ceil(rows.prompt_tokens.p50)))
+
+
+def _download_bytes(recipe: Recipe, facts: Facts) -> float:
+    student = weight_bytes(facts.student.params) if recipe.student.kind == "pretrained" else 0.0
+    return student + (weight_bytes(facts.teacher.params) if facts.teacher else 0.0)
+
+
+def _notes(
+    rows: Rows, sampling: Sampling | None, lengths: Quantiles, steps: int, passes: float
+) -> Iterator[str]:
+    yield f"data: {rows.count:,} rows, {_range(rows.tokens)} tokens each ({rows.source})"
+    if sampling:
+        share = ANSWER_SHARE
+        yield (
+            f"the teacher's answers take {share.p10:.0%}, {share.p50:.0%} or {share.p90:.0%} of "
+            f"the {sampling.max_new_tokens:,} tokens allowed: not known before they are written"
+        )
+    yield (
+        f"training: {steps:,} steps, {passes:.3g} passes over samples of {_range(lengths)} tokens"
+    )
+
+
+def _range(quantiles: Quantiles) -> str:
+    if quantiles.p10 == quantiles.p90:
+        return f"{quantiles.p50:,.0f}"
+    return f"{quantiles.p50:,.0f} ({quantiles.p10:,.0f} to {quantiles.p90:,.0f})"

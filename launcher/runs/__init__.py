@@ -1,0 +1,1 @@
+"""A run, from its first entry in the ledger to its last."""

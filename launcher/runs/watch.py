@@ -1,0 +1,24 @@
+"""Starts the watcher of a run on rented machines (`launcher.watcher`).
+
+In a session of its own, so that the run survives the terminal, the launcher and Ctrl-C.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from recipes.rundir import RunDir
+
+
+def start_watcher(run: RunDir, environ: Mapping[str, str], *, allow_remote_code: bool) -> None:
+    """Start a watcher that outlives this process."""
+    words = ["--trust-remote-code"] if allow_remote_code else []
+    with (run.path / "watcher.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "launcher.watcher", run.path.name, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=dict(environ),
+            start_new_session=True,
+        )

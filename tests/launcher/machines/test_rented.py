@@ -1,0 +1,368 @@
+"""Rented machines: what is asked for is written down first, and what is left is found and ended."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import NoCapacityError, ProvisionError
+from launcher.machines.aws import Instance, Leftover
+from launcher.machines.rented import RentedMachines
+from launcher.machines.skypilot import JobState
+from launcher.market.offers import Offer
+from recipes.rundir import Done, EventLog, Limits, RunDir, WorkerEnded, write_model
+
+SPOT = Offer(
+    cloud="aws",
+    region="us-east-1",
+    zone="us-east-1b",
+    instance_type="p5.48xlarge",
+    accelerator="H100",
+    accelerators=8,
+    spot=True,
+    usd_per_hour=Decimal("21.5"),
+    source="test",
+)
+LAMBDA = SPOT.model_copy(update={"cloud": "lambda", "spot": False, "zone": None})
+
+Clock = Any
+
+
+class Cloud:
+    """A cloud and SkyPilot in one: clusters by name, machines, volumes that outlive them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.machines: list[Instance] = []
+        self.volumes: list[str] = []
+        self.down_calls: list[str] = []
+        self.running_at_down: list[str] = []
+        self.fails: Exception | None = None
+        self.fails_after_creating = False
+        self.down_fails = False
+        self.lags = 0
+        self.job: JobState = "running"
+        self.up: bool | None = True
+        self.on_shutdown = True
+        self.dead = False
+
+    # as SkyPilot
+
+    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+        if self.fails and not self.fails_after_creating:
+            raise self.fails
+        number = int(cluster.rpartition("-")[2])
+        self.machines.append(
+            Instance(f"i-{number}", "us-east-1", "running", self.clock(), None, number)
+        )
+        self.volumes.append(f"vol-{number}")
+        if self.fails:
+            raise self.fails
+
+    def job_state(self, cluster: str) -> JobState:
+        return self.job
+
+    def is_up(self, cluster: str) -> bool | None:
+        return self.up
+
+    def down(self, cluster: str, log: Path) -> None:
+        self.down_calls.append(cluster)
+        self.running_at_down = [m.id for m in self.machines if not m.is_gone]
+        self.up = False
+        if self.down_fails:
+            raise ProvisionError("the API server is gone")
+        self.end_all()
+
+    # as AWS
+
+    def instances(self, run_id: str) -> list[Instance]:
+        if self.dead:
+            raise ConnectionError("no route to AWS")
+        return self.machines
+
+    def leftovers(self, run_id: str) -> list[Leftover]:
+        machines = [
+            Leftover("instance", m.id, m.region) for m in self.instances("") if not m.is_gone
+        ]
+        return machines + [Leftover("volume", name, "us-east-1") for name in self.volumes]
+
+    def remove(self, leftover: Leftover) -> None:
+        if self.lags:
+            self.lags -= 1
+        elif leftover.kind == "instance":
+            self.end_all()
+        else:
+            self.volumes.remove(leftover.id)
+
+    def end_on_shutdown(self, machine: Instance) -> bool:
+        return self.on_shutdown
+
+    def end_all(self) -> None:
+        self.machines = [
+            Instance(m.id, m.region, "terminated", m.launched_at, self.clock(), m.attempt)
+            for m in self.machines
+        ]
+
+
+class Post:
+    """A run store that is always there."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.saves = 0
+
+    def send(self, run: RunDir) -> None:
+        self.sent.append(run.path.name)
+
+    def fetch(self, run: RunDir) -> None:
+        return None
+
+    def ask_to_save(self, run: RunDir) -> None:
+        self.saves += 1
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "tiny-1")
+    run.path.mkdir()
+    limits = Limits(
+        attempt=1, started_at=0.0, usd_per_hour=Decimal("21.5"), machine_usd=Decimal(10)
+    )
+    write_model(run.limits, limits)
+    return run
+
+
+@pytest.fixture
+def cloud(clock: Clock) -> Cloud:
+    return Cloud(clock)
+
+
+@pytest.fixture
+def rented(cloud: Cloud, clock: Clock) -> RentedMachines:
+    def aws(regions: Any) -> Any:
+        return cloud
+
+    return RentedMachines(cloud, aws, Post(), lambda *_: "a task", clock, clock.sleep)
+
+
+def test_a_cluster_is_written_down_before_it_is_asked_for(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    cloud.fails = NoCapacityError("none")
+
+    with pytest.raises(NoCapacityError):
+        rented.start(run, SPOT)
+
+    assert "tiny-1-1" in (run.path / "rented.jsonl").read_text()
+
+
+def test_everything_is_gone_and_proved_by_two_looks_after_release(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+
+    released = rented.release(run)
+
+    assert released.proved is True
+    assert "asked twice" in released.detail
+    assert cloud.volumes == []  # SkyPilot's teardown leaves them where AWS was told to
+
+
+def test_machines_are_ended_before_skypilot_which_takes_its_time_is_asked_to(
+    run: RunDir, rented: RentedMachines, cloud: Cloud
+) -> None:
+    rented.start(run, SPOT)
+
+    released = rented.release(run)
+
+    assert cloud.down_calls == ["tiny-1-1"]
+    assert cloud.running_at_down == []
+    assert released.proved
+
+
+def test_a_machine_that_exists_although_the_cloud_said_error_is_ended_and_paid_for(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    cloud.fails, cloud.fails_after_creating = ProvisionError("error"), True
+    cloud.down_fails = True  # and SkyPilot knows nothing of it
+    with pytest.raises(ProvisionError):
+        rented.start(run, SPOT)
+    clock.now += 30.0
+
+    released = rented.release(run)
+
+    assert released.proved is True
+    assert released.paid is not None
+    (paid,) = released.paid
+    assert paid.ended_at - paid.started_at >= 30.0
+
+
+def test_what_does_not_go_away_is_named_and_unproved(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+    cloud.lags = 1_000_000
+
+    released = rented.release(run)
+
+    assert released.proved is False
+    assert released.detail == "volume vol-1 in us-east-1"
+
+
+def test_a_volume_that_goes_late_is_waited_for(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+    cloud.lags = 3
+
+    assert rented.release(run).proved is True
+
+
+def test_a_cloud_that_cannot_be_asked_proves_nothing(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+    cloud.dead = True
+
+    released = rented.release(run)
+
+    assert released.proved is None
+    assert "no route to AWS" in released.detail
+
+
+def test_release_may_be_repeated_by_another_process(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    cloud.dead = True
+    rented.release(run)
+    cloud.dead = False
+
+    def aws(regions: Any) -> Any:
+        return cloud
+
+    other = RentedMachines(cloud, aws, Post(), lambda *_: "", clock, clock.sleep)
+
+    assert other.release(run).proved is True
+
+
+def test_a_machine_that_was_taken_is_lost_within_seconds(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    assert rented.look(run) == "alive"
+
+    cloud.end_all()
+    clock.now += 11.0
+
+    assert rented.look(run) == "lost"
+
+
+def test_one_machine_of_two_that_is_taken_loses_the_attempt(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    taken = Instance("i-9", "us-east-1", "terminated", clock(), clock(), 1)
+    cloud.machines.append(taken)
+    clock.now += 11.0
+
+    assert rented.look(run) == "lost"
+
+
+def test_machines_of_earlier_attempts_do_not_count(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    gone = Instance("i-0", "us-east-1", "terminated", 0.0, 1.0, 0)
+    cloud.machines.append(gone)
+    rented.start(run, SPOT)
+    clock.now += 11.0
+
+    assert rented.look(run) == "alive"
+    released = rented.release(run)
+    assert released.paid is not None
+    assert len(released.paid) == 1
+
+
+def test_a_look_that_fails_says_nothing_of_the_machine(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    cloud.dead, cloud.job = True, "unknown"
+    clock.now += 60.0
+
+    assert rented.look(run) == "alive"
+
+
+def last_word(run: RunDir, status: Any, t: float) -> None:
+    log = EventLog(run.events, 1)
+    log.write(WorkerEnded(t=t, attempt=1, status=status))
+    log.close()
+
+
+def test_a_worker_that_failed_has_ended_with_its_last_word(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    last_word(run, "failed", clock())
+
+    assert rented.look(run) == "ended"
+
+
+def test_a_worker_that_is_done_has_ended_when_its_results_have_come(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    last_word(run, "done", clock())
+    assert rented.look(run) == "alive"
+
+    done = Done(status="done", steps=1, of_steps=1, finished_at=clock())
+    write_model(run.done, done)
+
+    assert rented.look(run) == "ended"
+
+
+def test_results_that_never_come_do_not_keep_a_machine(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    last_word(run, "done", clock())
+    clock.now += 301.0
+
+    assert rented.look(run) == "ended"
+
+
+def test_a_job_that_failed_without_a_word_has_ended(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    cloud.job = "failed"
+    clock.now += 31.0
+
+    assert rented.look(run) == "ended"
+
+
+def test_an_on_demand_machine_that_would_only_stop_on_shutdown_is_refused(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    cloud.on_shutdown = False
+
+    with pytest.raises(ProvisionError, match="i-1 would stop"):
+        rented.start(run, SPOT.model_copy(update={"spot": False}))
+
+
+@pytest.mark.parametrize(("answer", "proved"), [(False, True), (True, False), (None, None)])
+def test_where_only_skypilot_can_ask_its_answer_is_the_proof(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, answer: Any, proved: Any
+) -> None:
+    rented.start(run, LAMBDA)
+    cloud.is_up = lambda cluster: answer  # type: ignore[method-assign]
+
+    assert rented.release(run).proved is proved
+
+
+def test_nothing_was_rented_is_proved_at_once(run: RunDir, rented: RentedMachines) -> None:
+    released = rented.release(run)
+
+    assert released.proved is True
+    assert released.paid == ()

@@ -1,0 +1,491 @@
+"""A run, from its first entry in the ledger to its last."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.errors import NoCapacityError, ProvisionError
+from launcher.machines.backend import Paid, Released
+from launcher.machines.local import Follower
+from launcher.plans.plan import Plan
+from launcher.runs.run import House, drive, open_run, reopen
+from launcher.runs.wishes import make_wish
+from recipes.errors import (
+    InterruptedRunError,
+    RefusedError,
+    StillhouseError,
+    StoppedError,
+    TeardownUnprovedError,
+)
+from recipes.recipe import Recipe
+from recipes.rundir import Done, Failed, WorkerEnded, write_model
+from tracking.entries import AttemptStarted, BudgetRaised, Git
+
+# The worker and the machine are of conftest; tests see them only through their fixtures.
+Worker = Any
+ScriptedMachine = Any
+
+USD_PER_S = 1000
+"""The recipe's machine costs $3.60 an hour: so many micro-dollars a second."""
+
+
+@pytest.fixture
+def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
+    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
+    return "tiny-1"
+
+
+def dies_in_training(worker: Worker) -> Iterator[None]:
+    worker.boot()
+    yield
+    worker.train(10.0)
+    yield
+
+
+def test_a_run_is_in_the_ledger_before_its_worker_starts(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    seen: list[tuple[str, int]] = []
+    start = machine.start
+
+    def spying_start(run: Any, offer: Any) -> None:
+        books = house.ledger.books(run_id)
+        seen.append((books.state, books.reserved_micro_usd))
+        start(run, offer)
+
+    machine.start = spying_start
+    drive(house, run_id)
+
+    assert seen == [("starting", 1_000_000)]
+
+
+def test_a_finished_run_has_its_seconds_settled_and_nothing_left_reserved(
+    house: House, run_id: str
+) -> None:
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    (attempt,) = books.attempts
+    assert attempt.ended_at is not None
+    paid_s = attempt.ended_at - attempt.started_at
+    assert books.state == "done"
+    assert books.reserved_micro_usd == 0
+    assert books.spent_micro_usd == pytest.approx(paid_s * USD_PER_S, abs=1)
+    assert books.lines["train"] == pytest.approx(10_000, rel=0.05)
+
+
+def test_limits_give_the_worker_what_is_left_of_the_budget(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.scripts = [dies_in_training, *machine.scripts]
+    with pytest.raises(StillhouseError, match="without a word"):
+        drive(house, run_id)
+    spent = house.ledger.books(run_id).spent_micro_usd
+
+    drive(house, run_id)
+
+    assert [limits.attempt for limits in machine.starts] == [1, 2]
+    assert int(machine.starts[1].machine_usd * 1_000_000) == 1_000_000 - spent
+
+
+def test_what_giving_back_takes_is_kept_free_of_work(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.closing_s = 30.0
+
+    drive(house, run_id)
+
+    (limits,) = machine.starts
+    assert int(limits.machine_usd * 1_000_000) == 1_000_000 - 30 * USD_PER_S
+    assert house.ledger.books(run_id).overshoots == ()
+
+
+def test_work_after_the_last_checkpoint_of_a_killed_worker_is_lost(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def dies_late(worker: Worker) -> Iterator[None]:
+        yield from dies_in_training(worker)
+        clock.now += 7.0
+
+    machine.scripts = [dies_late]
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert house.ledger.books(run_id).lines["lost"] == pytest.approx(7_000, rel=0.1)
+
+
+def test_a_launcher_killed_while_the_worker_goes_on_is_taken_over(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def killed(seconds: float) -> None:
+        raise KilledError
+
+    patient, house.sleep = house.sleep, killed
+    with pytest.raises(KilledError):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).open_attempt is not None
+    house.sleep = patient
+
+    drive(house, run_id)
+
+    assert len(machine.starts) == 1
+    assert house.ledger.books(run_id).state == "done"
+
+
+def test_a_run_whose_worker_died_unseen_costs_until_its_last_sign_of_life(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def finishes_at_once(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(10.0)
+        worker.finish()
+        yield from ()
+
+    machine.scripts = [finishes_at_once]
+    close, house.ledger.settle = house.ledger.settle, _dies  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        drive(house, run_id)
+    house.ledger.settle = close  # type: ignore[method-assign]
+    clock.now += 86_400.0
+
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "done"
+    assert books.spent_micro_usd == pytest.approx(10.0 * USD_PER_S, rel=0.01)
+
+
+def _dies(*_: object) -> None:
+    raise SystemExit(1)
+
+
+def test_money_set_aside_by_a_launcher_killed_before_its_attempt_is_free_again(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    append = house.ledger.append
+
+    def dies_before_the_attempt(run: str, *entries: Any) -> None:
+        if any(isinstance(entry, AttemptStarted) for entry in entries):
+            raise SystemExit(1)
+        append(run, *entries)
+
+    house.ledger.append = dies_before_the_attempt  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).reserved_micro_usd == 1_000_000
+    house.ledger.append = append  # type: ignore[method-assign]
+
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).state == "done"
+    assert house.ledger.books(run_id).reserved_micro_usd == 0
+    assert [limits.machine_usd for limits in machine.starts] == [1]
+
+
+def test_a_run_that_is_done_is_not_started_again(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    drive(house, run_id)
+    spent = house.ledger.books(run_id).spent_micro_usd
+
+    drive(house, run_id)
+
+    assert len(machine.starts) == 1
+    assert house.ledger.books(run_id).spent_micro_usd == spent
+
+
+def test_a_run_stopped_at_its_budget_says_how_far_it_came_and_goes_on_when_it_is_raised(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def stops(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(990.0)
+        done = Done(status="stopped", reason="budget", steps=50, of_steps=100, finished_at=1.0)
+        write_model(worker.run.done, done)
+        worker.say(WorkerEnded, status="stopped")
+        yield
+
+    machine.scripts = [stops, *machine.scripts]
+    with pytest.raises(StoppedError, match="after 50 of 100 steps; the student"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "stopped"
+
+    house.ledger.append(run_id, BudgetRaised(micro_usd=500_000))
+    reopen(house.home.run(run_id))
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).state == "done"
+    assert machine.starts[1].machine_usd > 0
+
+
+def test_a_run_without_money_left_is_refused_with_the_way_out(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def burns_everything(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(1000.0)
+        yield
+
+    machine.scripts = [burns_everything]
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    with pytest.raises(RefusedError, match="still budget tiny-1 --raise"):
+        drive(house, run_id)
+    assert len(machine.starts) == 1
+
+
+def test_hours_used_by_earlier_attempts_are_not_given_again(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine
+) -> None:
+    budget = {**recipe.budget.model_dump(), "hours": "1"}
+    timed = Recipe.model_validate({**recipe.model_dump(), "budget": budget})
+    open_run(house.home, house.ledger, "timed-1", timed, plan, Git())
+    machine.scripts = [dies_in_training, *machine.scripts]
+    with pytest.raises(StillhouseError):
+        drive(house, "timed-1")
+
+    drive(house, "timed-1")
+
+    first, second = (limits.seconds for limits in machine.starts)
+    assert first == 3600.0
+    assert second is not None
+    assert 3580.0 < second < 3590.0
+
+
+def test_ctrl_c_asks_the_worker_to_save_and_a_second_one_ends_it(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def deaf(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        while True:
+            yield
+
+    machine.scripts = [deaf]
+    presses = iter([0, 1, 1])
+    house.interrupts = lambda: next(presses, 2)
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert (machine.saves, machine.kills) == (1, 1)
+
+
+def test_an_interrupted_worker_leaves_a_run_that_can_be_resumed(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def saves(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(1.0)
+        worker.say(WorkerEnded, status="interrupted")
+        yield
+
+    machine.scripts = [saves, *machine.scripts]
+    with pytest.raises(InterruptedRunError, match="still resume tiny-1"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "interrupted"
+
+    drive(house, run_id)
+    assert house.ledger.books(run_id).state == "done"
+
+
+def test_a_worker_that_fails_passes_on_what_happened_and_what_to_change(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def fails(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.say(Failed, code="nan", message="the loss is not a number", remedy="Lower the rate")
+        worker.say(WorkerEnded, status="failed")
+        yield
+
+    machine.scripts = [fails]
+
+    with pytest.raises(StillhouseError, match=r"not a number\. Lower the rate"):
+        drive(house, run_id)
+    assert house.ledger.books(run_id).state == "failed"
+
+
+def test_two_processes_do_not_drive_one_run(house: House, run_id: str) -> None:
+    with (
+        Follower(house.home.run(run_id)),
+        pytest.raises(RefusedError, match="another process follows tiny-1"),
+    ):
+        drive(house, run_id)
+
+
+def test_a_run_folder_is_closed_to_others(house: House, run_id: str) -> None:
+    folder: Path = house.home.run(run_id).path
+    assert folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.iterdir())
+
+
+# ---- machines that are rented ----------------------------------------------------------------
+
+
+def taken_away(worker: Worker) -> Iterator[None]:
+    worker.boot()
+    yield
+    worker.train(10.0)
+    yield
+
+
+def test_a_machine_that_is_taken_away_is_followed_by_another_in_the_same_run(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    machine.rented = True
+    machine.sight = "lost"
+    machine.scripts = [taken_away, *machine.scripts]
+
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert [attempt.how for attempt in books.attempts] == ["lost", "done"]
+    assert books.state == "done"
+    assert machine.releases == 2  # each machine was given back before the next was rented
+
+
+def test_each_attempt_may_rent_something_else(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    dearer = plan.offer.model_copy(update={"usd_per_hour": Decimal("7.20")})
+    offers = iter([plan.offer, dearer])
+    house.next_offer = lambda plan, books: next(offers)
+    machine.rented = True
+    machine.sight = "lost"
+    machine.scripts = [taken_away, *machine.scripts]
+
+    drive(house, run_id)
+
+    assert [limits.usd_per_hour for limits in machine.starts] == [Decimal("3.60"), Decimal("7.20")]
+
+
+def test_the_providers_own_times_are_what_is_paid(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.rented = True
+    machine.released = Released(
+        proved=True, detail="gone", paid=(Paid(1_800_000_000.0, 1_800_000_100.0),)
+    )
+
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).spent_micro_usd == 100 * USD_PER_S
+
+
+def test_an_offer_without_a_machine_is_passed_over_and_costs_nothing(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    offers = [plan.offer, plan.offer]
+    house.next_offer = lambda plan, books: offers[len(books.attempts)]
+    start = machine.start
+
+    def first_has_none(run: Any, offer: Any) -> None:
+        machine.start = start
+        raise NoCapacityError("no p5.48xlarge in us-east-1b")
+
+    machine.start = first_has_none
+    machine.released = Released(proved=True, detail="nothing there", paid=())
+    drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert [attempt.how for attempt in books.attempts] == ["no machine", "done"]
+    assert books.state == "done"
+
+
+def test_when_no_offer_has_a_machine_the_run_says_what_was_tried_and_nothing_runs(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    house.next_offer = lambda plan, books: None if books.attempts else plan.offer
+
+    def none(run: Any, offer: Any) -> None:
+        raise NoCapacityError("none")
+
+    machine.start = none
+
+    with pytest.raises(ProvisionError, match="tried this machine"):
+        drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "failed"
+    assert books.reserved_micro_usd == 0
+    assert machine.releases == 1
+
+
+def test_a_rented_worker_that_does_not_move_is_ended(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def hangs(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        while True:
+            yield
+
+    machine.rented = True
+    machine.scripts = [hangs]
+    house.patience_s = 60.0
+    began = clock.now
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert machine.kills == 1
+    assert 60.0 < clock.now - began < 70.0
+
+
+def test_a_run_whose_teardown_is_unproved_says_what_to_look_at(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.released = Released(proved=False, detail="volume vol-1 in us-east-1 is still there")
+
+    with pytest.raises(TeardownUnprovedError, match=r"vol-1.*still down tiny-1") as unproved:
+        drive(house, run_id)
+
+    assert unproved.value.exit_code == 6
+    assert house.ledger.books(run_id).state == "done"  # the work is; its teardown is not
+
+
+@pytest.mark.parametrize(("wish", "saves", "kills"), [("stop", 1, 0), ("down", 0, 1)])
+def test_a_wish_left_by_another_process_is_granted_and_ends_the_run(
+    house: House, run_id: str, machine: ScriptedMachine, wish: Any, saves: int, kills: int
+) -> None:
+    def listens(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, wish)
+        while not machine.saves:
+            yield
+        worker.say(WorkerEnded, status="interrupted")
+
+    machine.rented = True
+    machine.scripts = [listens]
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert (machine.saves, machine.kills) == (saves, kills)
+    assert len(machine.starts) == 1
+
+
+def test_a_wish_to_save_is_passed_on_when_the_store_is_back(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def listens(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, "stop")
+        while not machine.saves:
+            yield
+        worker.say(WorkerEnded, status="interrupted")
+
+    machine.rented = True
+    machine.deaf = 3
+    machine.scripts = [listens]
+
+    with pytest.raises(InterruptedRunError):
+        drive(house, run_id)
+
+    assert (machine.deaf, machine.saves, machine.kills) == (0, 1, 0)

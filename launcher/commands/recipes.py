@@ -115,3 +115,34 @@ def plan(
         shown = render_ranked(ranked, offers) if ranked else render_plan(made.plan, budget)
         outside.print(shown)
     check_fits(made.plan, made.recipe)
+
+
+@click.command()
+@click.argument("recipe_a", metavar="A", type=click.Path(path_type=Path))
+@click.argument("recipe_b", metavar="B", type=click.Path(path_type=Path))
+@recipe_changes
+@json_option
+@pass_outside
+def diff(
+    outside: "Outside", /, recipe_a: Path, recipe_b: Path, as_json: bool, **flags: Any
+) -> None:
+    """Price the recipes A and B side by side, and name the fields that differ.
+
+    Flags change both. Nothing is refused for its price: what does not fit says so.
+
+    \b
+    Example:
+      still diff main.yaml mine.yaml
+      still diff recipes/s1.yaml recipes/math-1-5b.yaml --json
+    """
+    from launcher.plans.show_diff import diff_json, render_diff, sides
+
+    made = [
+        outside.plan(changed_recipe(path, **flags), path.absolute().parent)
+        for path in (recipe_a, recipe_b)
+    ]
+    a, b = sides(made[0].recipe, made[0].plan, made[1].recipe, made[1].plan)
+    if as_json:
+        outside.print_json(diff_json(a, b))
+    else:
+        outside.print(render_diff(a, b))

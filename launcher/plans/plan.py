@@ -17,7 +17,7 @@ from launcher.market.offers import Offer
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import RefusedError
 from recipes.money import SECONDS_PER_HOUR, format_usd
-from recipes.recipe import Part, Recipe
+from recipes.recipe import Budget, Part, Recipe
 from recipes.rundir import STAGES, Stage
 
 TRIAL_SPREAD = (1.25, 1.6)
@@ -41,6 +41,12 @@ class Quantiles(Part):
         """The sum, as if both were high or low together: the careful reading for a budget."""
         return Quantiles(
             p10=self.p10 + other.p10, p50=self.p50 + other.p50, p90=self.p90 + other.p90
+        )
+
+    def __sub__(self, other: Self) -> "Quantiles":
+        """Point by point. Of two runs that do not go together it is no quantile of anything."""
+        return Quantiles(
+            p10=self.p10 - other.p10, p50=self.p50 - other.p50, p90=self.p90 - other.p90
         )
 
     def times(self, factor: Decimal) -> "Quantiles":
@@ -237,6 +243,16 @@ def check_fits(plan: Plan, recipe: Recipe, instead: str = "") -> None:
             f"than {format_hours(plan.hours.p90)}; its limit is {format_hours(limit)}.",
             f"Raise budget.hours to {plan.hours.p90:.3g}. {opt_in}",
         )
+
+
+def over(budget: Budget, usd: Quantiles, hours: Quantiles) -> str | None:
+    """By how much a run passes its budget or its hours at P90; `None` where it fits."""
+    parts = []
+    if usd.p90 > budget.usd:
+        parts.append(f"${usd.p90 - budget.usd:,.2f}")
+    if budget.hours is not None and hours.p90 > budget.hours:
+        parts.append(format_hours(hours.p90 - budget.hours))
+    return " and ".join(parts) or None
 
 
 def summary(plan: Plan) -> dict[str, Any]:

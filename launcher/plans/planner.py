@@ -20,7 +20,7 @@ from launcher.estimate.gpus import find_gpu
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
-from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles, format_hours, work_key
+from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles, over, work_key
 from launcher.plans.run_hours import SPOT_HOURS_BETWEEN, RunHours, hours_of
 from launcher.plans.teacher_price import with_teacher_api
 from launcher.plans.work_of import Facts, Work, work_of
@@ -110,7 +110,7 @@ class Ranked:
             self.offers[rank],
             usd,
             hours,
-            over=None if rank < self.fitting else _over(self.recipe, usd, hours),
+            over=None if rank < self.fitting else over(self.recipe.budget, usd, hours),
             on_frontier=bool(self.frontier[rank]),
         )
 
@@ -284,15 +284,6 @@ def _endpoint_usd(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: 
     plan = with_teacher_api(_plan(recipe, work, offer, run, now), recipe)
     usd = plan.usd_of("teacher_api")
     return np.array([float(usd.p10), float(usd.p50), float(usd.p90)])
-
-
-def _over(recipe: Recipe, usd: Quantiles, hours: Quantiles) -> str:
-    budget, parts = recipe.budget, []
-    if usd.p90 > budget.usd:
-        parts.append(f"${usd.p90 - budget.usd:,.2f}")
-    if budget.hours is not None and hours.p90 > budget.hours:
-        parts.append(format_hours(hours.p90 - budget.hours))
-    return " and ".join(parts)
 
 
 # ---- plans -----------------------------------------------------------------------------------

@@ -8,9 +8,12 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+from click.testing import CliRunner, Result
 
+from launcher.cli import cli
 from launcher.machines.backend import Released, Sight
 from launcher.market.offers import LOCAL, Offer
+from launcher.outside import Outside
 from launcher.plans.plan import Plan, plan_from_trial
 from launcher.runs.run import House
 from launcher.runs.view import Watched
@@ -267,3 +270,29 @@ def house(
             clock=clock,
             sleep=clock.sleep,
         )
+
+
+Still = Callable[..., Result]
+
+
+@pytest.fixture
+def outside(own_home: Path, clock: Clock, machine: ScriptedMachine, trial: Calibration) -> Outside:
+    """The world of a command, with a scripted machine in it."""
+    return Outside(
+        environ={"STILLHOUSE_HOME": str(own_home)},
+        clock=clock,
+        sleep=clock.sleep,
+        backend=machine,
+        trial=lambda recipe: trial,
+        track=lambda run_id: None,
+    )
+
+
+@pytest.fixture
+def still(outside: Outside) -> Still:
+    """The command itself, in that world."""
+
+    def run(*words: str | Path, text: str | None = None) -> Result:
+        return CliRunner(mix_stderr=False).invoke(cli, [str(w) for w in words], text, obj=outside)
+
+    return run

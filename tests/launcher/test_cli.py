@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from launcher.cli import cli
 from launcher.outside import Outside, Planned
-from recipes.calibration import Calibration
 from recipes.errors import RefusedError
 from recipes.loading import load_recipe
 from recipes.recipe import Recipe
@@ -43,26 +42,6 @@ def recipe_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture
-def outside(own_home: Path, clock: Clock, machine: ScriptedMachine, trial: Calibration) -> Outside:
-    return Outside(
-        environ={"STILLHOUSE_HOME": str(own_home)},
-        clock=clock,
-        sleep=clock.sleep,
-        backend=machine,
-        trial=lambda recipe: trial,
-        track=lambda run_id: None,
-    )
-
-
-@pytest.fixture
-def still(outside: Outside) -> Any:
-    def run(*words: str | Path, text: str | None = None) -> Result:
-        return CliRunner(mix_stderr=False).invoke(cli, [str(w) for w in words], text, obj=outside)
-
-    return run
 
 
 def stops_at_budget(worker: Worker) -> Any:

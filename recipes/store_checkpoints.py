@@ -97,7 +97,7 @@ def pull_checkpoint(store: Store, into: Path, warn: Callable[[str], None]) -> Pa
 
 
 def _stored_names(store: Store) -> dict[str, int]:
-    names = {entry.key.split("/")[1] for entry in store.entries(FOLDER)}
+    names = sorted({entry.key.split("/")[1] for entry in store.entries(FOLDER)})
     return {name: step for name in names if (step := step_of(name)) is not None}
 
 

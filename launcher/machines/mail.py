@@ -3,6 +3,8 @@
 A store that does not answer is no news: the worker goes on without it, and it is asked again.
 """
 
+from collections.abc import Callable
+
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.store import Store, StoreError, open_store
 from recipes.store_lines import LineSender
@@ -10,9 +12,14 @@ from recipes.stored_run import EventMirror, ask_to_save
 
 
 class StoreMail:
-    """Mail over the store that the run's limits name."""
+    """Mail over the store that the run's limits name.
 
-    def __init__(self) -> None:
+    Args:
+        open_store: `url -> store`.
+    """
+
+    def __init__(self, open_store: Callable[[str], Store] = open_store) -> None:
+        self._open_store = open_store
         self._mirrors: dict[RunDir, EventMirror] = {}
 
     def send(self, run: RunDir) -> None:
@@ -21,12 +28,12 @@ class StoreMail:
         Raises:
             StoreError: the store did not take it, and a worker that began would pay for it again.
         """
-        store = _store(run)
+        store = self._store(run)
         for path in (run.traces, run.events):  # in this order: events tell of traces
             LineSender(store, path.stem, path).send()
 
     def fetch(self, run: RunDir) -> None:
-        mirror = self._mirrors.setdefault(run, EventMirror(_store(run), run))
+        mirror = self._mirrors.setdefault(run, EventMirror(self._store(run), run))
         try:
             mirror.fetch()
         except StoreError as error:
@@ -34,10 +41,9 @@ class StoreMail:
                 log.write(f"{error}\n")
 
     def ask_to_save(self, run: RunDir) -> None:
-        ask_to_save(_store(run), read_model(run.limits, Limits).attempt)
+        ask_to_save(self._store(run), read_model(run.limits, Limits).attempt)
 
-
-def _store(run: RunDir) -> Store:
-    url = read_model(run.limits, Limits).store
-    assert url is not None, "a run on rented machines has a store"
-    return open_store(url)
+    def _store(self, run: RunDir) -> Store:
+        url = read_model(run.limits, Limits).store
+        assert url is not None, "a run on rented machines has a store"
+        return self._open_store(url)

@@ -30,7 +30,7 @@ from launcher.runs.view import choose_view
 from launcher.runs.watch import start_watcher
 from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError
-from recipes.money import to_micro_usd
+from recipes.money import format_usd, to_micro_usd
 from recipes.recipe import Recipe
 from recipes.rundir import read_lines
 from tracking.books import Books
@@ -149,10 +149,41 @@ class Outside:
             InvalidInputError: a file it names is not there.
             RefusedError: it can be done nowhere, or could not be priced.
         """
+        return self._price(self._resolve(recipe, folder))
+
+    def plan_as_saved(self, recipe: Recipe, folder: Path, file: Path, tolerance: int) -> Planned:
+        """The plan of a file, where it still holds for this recipe at today's prices.
+
+        Args:
+            tolerance: how much dearer an hour or a token may be by now [%].
+
+        Raises:
+            InvalidInputError: the file is no plan.
+            RefusedError: the plan does not hold any more.
+        """
+        from launcher.plans.saved import as_saved, check_same_recipe, read_saved
+
+        saved, resolved = read_saved(file), self._resolve(recipe, folder)
+        check_same_recipe(saved, resolved)
+        made = self._price(resolved)
+        offers = made.ranked.offers if made.ranked else (made.plan.offer,)
+        plan = as_saved(saved, made.plan, offers, tolerance)
+        was, now = saved.plan.offer.usd_per_hour, plan.offer.usd_per_hour
+        if now != was:
+            self.progress.print(
+                f"an hour costs {format_usd(now)} now; it was {format_usd(was)} when this was "
+                "planned",
+                highlight=False,
+            )
+        return Planned(resolved, plan)
+
+    def _resolve(self, recipe: Recipe, folder: Path) -> Recipe:
         from launcher.resolve import resolve_paths
 
-        resolved = resolve_paths(recipe, folder, self.home.path)
-        return self._plan_here(resolved) if recipe.hardware.local else self._plan_rented(resolved)
+        return resolve_paths(recipe, folder, self.home.path)
+
+    def _price(self, recipe: Recipe) -> Planned:
+        return self._plan_here(recipe) if recipe.hardware.local else self._plan_rented(recipe)
 
     def _plan_here(self, recipe: Recipe) -> Planned:
         from launcher.plans.teacher_price import with_teacher_api

@@ -364,9 +364,9 @@ def read_model(path: Path, model: type[Model]) -> Model:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
         raise InvalidInputError(
-            f"{path} is not a valid {model.__name__}: {where}: {first['msg']}"
+            f"{path} is not a valid {model.__name__}: {where}{': ' * bool(where)}{first['msg']}"
         ) from error
 
 

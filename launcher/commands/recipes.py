@@ -79,6 +79,13 @@ def new(name: str) -> None:
 @recipe_argument
 @recipe_changes
 @click.option("--offers", default=5, type=click.IntRange(0), help="Runners-up to show.")
+@click.option(
+    "-o",
+    "--save",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write the chosen plan, for `still launch --plan FILE`.",
+)
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @json_option
 @pass_outside
@@ -87,6 +94,7 @@ def plan(
     /,
     recipe_file: Path,
     offers: int,
+    save: Path | None,
     markdown: bool,
     as_json: bool,
     **flags: Any,
@@ -99,8 +107,10 @@ def plan(
     Example:
       still plan recipes/quickstart.yaml
       still plan recipes/s1.yaml --budget 80 --offers 10
+      still plan recipes/s1.yaml --save s1.plan.json
     """
     from launcher.plans.plan import check_fits, summary
+    from launcher.plans.saved import save_plan
     from launcher.plans.show_plan import markdown_plan, render_plan
     from launcher.plans.show_ranked import markdown_ranked, ranked_json, render_ranked
 
@@ -114,6 +124,9 @@ def plan(
     else:
         shown = render_ranked(ranked, offers) if ranked else render_plan(made.plan, budget)
         outside.print(shown)
+    if save is not None:
+        save_plan(save, made.recipe, made.plan, outside.clock())
+        click.echo(f"plan {made.plan.hash} is in {save}", err=True)
     check_fits(made.plan, made.recipe)
 
 

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 @click.command()
 @recipe_argument
 @recipe_changes
+@click.option(
+    "--plan",
+    "plan_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Run exactly the plan of `still plan --save FILE`; refused where it no longer holds.",
+)
+@click.option(
+    "--tolerance",
+    metavar="PERCENT",
+    type=click.IntRange(0),
+    help="With --plan: how much dearer an hour may be by now; 10 where left out. A lower price is "
+    "always taken.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask before starting.")
 @click.option(
     "--accept-partial",
@@ -45,6 +59,8 @@ def launch(
     outside: "Outside",
     /,
     recipe_file: Path,
+    plan_file: Path | None,
+    tolerance: int | None,
     yes: bool,
     accept_partial: bool,
     trust_remote_code: bool,
@@ -60,11 +76,20 @@ def launch(
     Example:
       still launch recipes/quickstart.yaml --yes
       still launch my.yaml --budget 2.50 --set training.steps=1000
+      still launch my.yaml --plan my.plan.json --tolerance 5
     """
     from launcher.plans.plan import check_fits
+    from launcher.plans.saved import TOLERANCE
     from launcher.plans.show_plan import headline
 
-    made = outside.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
+    recipe, folder = changed_recipe(recipe_file, **flags), recipe_file.absolute().parent
+    if plan_file is not None:
+        allowed = TOLERANCE if tolerance is None else tolerance
+        made = outside.plan_as_saved(recipe, folder, plan_file, allowed)
+    elif tolerance is not None:
+        raise click.UsageError("--tolerance is for a saved plan: give --plan FILE too")
+    else:
+        made = outside.plan(recipe, folder)
     if not accept_partial:
         check_fits(made.plan, made.recipe)
     click.echo(headline(made.plan, made.recipe.budget), err=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from launcher.outside import Outside
+
 Still = Callable[..., Result]
 
 TINY = """\
@@ -56,3 +58,81 @@ def test_diff_names_the_file_that_is_wrong(still: Still, recipe_file: Path, tmp_
 
     assert result.exit_code == 2
     assert "wrong.yaml:8 budget.usd" in result.stderr
+
+
+# ---- still plan --save, still launch --plan --------------------------------------------------
+
+
+@pytest.fixture
+def plan_file(still: Still, recipe_file: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.plan.json"
+    result = still("plan", recipe_file, "--save", path)
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def test_a_saved_plan_is_launched_as_it_stands(
+    still: Still, outside: Outside, recipe_file: Path, plan_file: Path
+) -> None:
+    said = json.loads(plan_file.read_text())
+
+    result = still("launch", recipe_file, "--plan", plan_file, "--yes")
+
+    assert result.exit_code == 0, result.stderr
+    (books,) = outside.ledger.runs()
+    assert books.opened.plan["hash"] == said["hash"]
+    assert f"plan {said['hash']}" in result.stderr
+
+
+def test_a_saved_plan_is_refused_for_another_recipe_and_starts_nothing(
+    still: Still, outside: Outside, recipe_file: Path, plan_file: Path
+) -> None:
+    result = still("launch", recipe_file, "--plan", plan_file, "--yes", "--set", "training.steps=9")
+
+    assert result.exit_code == 3
+    assert "training.steps: 100 -> 9" in result.stderr
+    assert outside.ledger.runs() == []
+
+
+def test_a_price_above_the_tolerance_is_refused_and_one_within_it_is_paid_and_said(
+    still: Still, outside: Outside, recipe_file: Path, plan_file: Path
+) -> None:
+    words = ("launch", recipe_file, "--plan", plan_file, "--yes", "--usd-per-hour", "4.20")
+
+    refused = still(*words)
+    assert refused.exit_code == 3
+    assert "$4.20/h now and $3.60/h in the plan" in refused.stderr
+    assert outside.ledger.runs() == []
+
+    paid = still(*words, "--tolerance", "20")
+    assert paid.exit_code == 0, paid.stderr
+    (attempt,) = outside.ledger.runs()[0].attempts
+    assert str(attempt.usd_per_hour) == "4.20"
+
+
+def test_a_saved_plan_above_its_budget_does_not_start_either(
+    still: Still, outside: Outside, recipe_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "dear.json"
+    small = ("--budget", "0.0001")
+
+    saved = still("plan", recipe_file, *small, "-o", path)
+    launched = still("launch", recipe_file, *small, "--plan", path, "--yes")
+
+    assert (saved.exit_code, launched.exit_code) == (3, 3)
+    assert path.exists()
+    assert outside.ledger.runs() == []
+
+
+def test_a_tolerance_without_a_plan_is_not_passed_over(still: Still, recipe_file: Path) -> None:
+    result = still("launch", recipe_file, "--yes", "--tolerance", "5")
+
+    assert result.exit_code == 2
+    assert "give --plan FILE too" in result.stderr
+
+
+def test_a_plan_that_is_a_recipe_is_named(still: Still, recipe_file: Path) -> None:
+    result = still("launch", recipe_file, "--plan", recipe_file, "--yes")
+
+    assert result.exit_code == 2
+    assert f"{recipe_file} is not a valid SavedPlan" in result.stderr

@@ -1,0 +1,189 @@
+"""What has to hold in every world, judged by arithmetic of its own and not by that of the books.
+
+After each write to the ledger: spent and reserved together are within the budget, and nothing that
+stands there has changed. At the birth of a machine: it is paid for and written down. While it
+lives: no longer than what was reserved for it. Whenever a teardown is called proved: nothing is
+left. At the end: the ledger's dollars are the cloud's.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from recipes.store import Store
+from recipes.store_checkpoints import newest_checkpoint
+from simulated.cloud import Cloud, Machine
+from simulated.world import World
+
+OVERSHOOT = Decimal("0.001")
+"""Share of the budget that a run may pass it by."""
+
+
+class BrokenInvariantError(AssertionError):
+    """Something that has to hold does not."""
+
+
+@dataclass
+class Account:
+    """The money of one run, added up from the ledger's rows [micro-dollars]."""
+
+    budget: int = 0
+    reserved: dict[str, int] = field(default_factory=dict)
+    settled: dict[str, dict[str, int]] = field(default_factory=dict)
+    attempts: dict[int, dict[str, Any]] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+
+    def add(self, kind: str, entry: dict[str, Any]) -> None:
+        match kind:
+            case "opened":
+                self.budget = entry["budget_micro_usd"]
+            case "budget_raised":
+                self.budget += entry["micro_usd"]
+            case "reserved":
+                self.reserved[entry["reservation"]] = entry["micro_usd"]
+            case "extended":
+                self.reserved[entry["reservation"]] += entry["micro_usd"]
+            case "settled":
+                self.reserved.pop(entry["reservation"])
+                self.settled[entry["reservation"]] = entry["lines"]
+            case "attempt_started":
+                self.attempts[entry["attempt"]] = entry
+            case "attempt_ended":
+                self.ended.add(entry["attempt"])
+
+    @property
+    def spent(self) -> int:
+        return sum(sum(lines.values()) for lines in self.settled.values())
+
+
+class Invariants:
+    """Watches over one world."""
+
+    def __init__(self, world: World, cloud: Cloud, store: Store, book: Path) -> None:
+        """
+        Args:
+            book: the run's `rented.jsonl`.
+        """
+        self.account = Account()
+        self.rows: list[tuple[int, str, str]] = []
+        self.overshoot = Decimal(0)
+        """What the cloud charged beyond the budget, as a share of it."""
+        self._world = world
+        self._cloud = cloud
+        self._store = store
+        self._book = book
+        self._safe_step = 0
+        self._settled_at: dict[int, float] = {}
+
+    # ---- the ledger
+
+    def wrote(self, rows: list[tuple[int, str, str]]) -> None:
+        """New rows stand in the ledger."""
+        for seq, kind, data in rows:
+            self.rows.append((seq, kind, data))
+            entry = json.loads(data)
+            self.account.add(kind, entry)
+            self._world.tell(f"ledger: {kind} {_short(entry)}")
+            if kind == "attempt_ended":
+                self._settled_at[entry["attempt"]] = self._world.now
+            if kind == "teardown" and entry["proved"]:
+                self._check_nothing_left("a teardown was called proved")
+        account = self.account
+        committed = account.spent + sum(account.reserved.values())
+        if committed > account.budget * (1 + OVERSHOOT):
+            self._fail(f"{committed} micro-dollars are spent or reserved of {account.budget}")
+
+    def check_ledger(self, rows: list[tuple[int, str, str]]) -> None:
+        """What stands there now is what was written."""
+        if rows != self.rows:
+            self._fail("an entry of the ledger has changed")
+
+    # ---- machines
+
+    def born(self, machine: Machine) -> None:
+        """A machine is about to exist."""
+        attempt = self.account.attempts.get(machine.attempt)
+        if attempt is None or attempt["reservation"] not in self.account.reserved:
+            self._fail(f"{machine.id} comes to be, and nothing is reserved for it")
+        if machine.attempt in self.account.ended:
+            self._fail(f"{machine.id} comes to be for attempt {machine.attempt}, which is over")
+        asked_for = self._book.read_text() if self._book.exists() else ""
+        if f'"attempt":{machine.attempt},' not in asked_for:
+            self._fail(f"{machine.id} comes to be before its cluster is written down")
+        self._world.at(self._paid_for_s(attempt), lambda: self._check_over(machine))
+
+    def _paid_for_s(self, attempt: dict[str, Any]) -> float:
+        micro_usd = self.account.reserved[attempt["reservation"]]
+        micro_usd += int(self.account.budget * OVERSHOOT)
+        return float(micro_usd / Decimal(attempt["usd_per_hour"]) * 3600 / 1_000_000) + 1
+
+    def _check_over(self, machine: Machine) -> None:
+        if machine.costs:
+            self._fail(f"{machine.id} lives longer than what was reserved for it pays for")
+
+    # ---- checkpoints
+
+    def stored(self, step: int) -> None:
+        """A worker was told that the checkpoint of this step is safe."""
+        if step > self._safe_step:
+            self._safe_step = step
+            self.check_checkpoint()
+
+    def check_checkpoint(self) -> None:
+        newest = newest_checkpoint(self._store) if self._safe_step else None
+        if self._safe_step and (newest is None or newest.step < self._safe_step):
+            self._fail(f"the checkpoint of step {self._safe_step} is lost")
+
+    # ---- the end
+
+    def check_end(self) -> None:
+        """Everything was given back, and nothing happens any more."""
+        self._check_nothing_left("all was given back")
+        self.check_checkpoint()
+        if self.account.reserved:
+            self._fail(f"{len(self.account.reserved)} reservations are open at the end")
+        bills: defaultdict[int, list[Machine]] = defaultdict(list)
+        for machine in self._cloud.machines:
+            bills[machine.attempt].append(machine)
+        for number, attempt in self.account.attempts.items():
+            lines = self.account.settled.get(attempt["reservation"], {})
+            self._check_dollars(number, sum(lines.values()), bills[number])
+        bill, budget = self._cloud.bill(), self.account.budget
+        self.overshoot = max(Decimal(0), Decimal(bill - budget) / budget)
+        if self.overshoot > OVERSHOOT:
+            self._fail(f"the cloud charges {bill} micro-dollars of {budget}")
+
+    def _check_dollars(self, attempt: int, settled: int, machines: list[Machine]) -> None:
+        """The ledger's are the cloud's. Where it does not say when a machine ended, ours may be
+        more: up to when its end was noticed."""
+        bill = sum(machine.bill(self._world.now) for machine in machines)
+        least, most = bill - len(machines), bill + len(machines)
+        for machine in machines:
+            if not machine.tells_its_end and machine.ended_at is not None:
+                unsure_s = self._settled_at[attempt] - machine.ended_at
+                most += int(float(machine.usd_per_hour) * unsure_s / 3600 * 1_000_000) + 1
+        if not least <= settled <= most:
+            self._fail(
+                f"attempt {attempt} stands in the ledger with {settled} micro-dollars, and the "
+                f"cloud charges {bill} for {len(machines)} machines (at most {most} is explained)"
+            )
+
+    def _check_nothing_left(self, when: str) -> None:
+        if left := self._cloud.left():
+            self._fail(f"{when}, and the cloud has {', '.join(left)}")
+
+    def _fail(self, what: str) -> None:
+        self._world.tell(f"BROKEN: {what}")
+        raise BrokenInvariantError(f"world {self._world.seed}: {what}")
+
+
+OnWritten = Callable[[list[tuple[int, str, str]]], None]
+
+
+def _short(entry: dict[str, Any]) -> str:
+    shown = {key: value for key, value in entry.items() if key not in ("recipe", "plan", "offer")}
+    return ", ".join(f"{key}={value}" for key, value in shown.items() if value not in (None, ""))

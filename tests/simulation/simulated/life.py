@@ -1,0 +1,430 @@
+"""One life of a run: people and processes of ours, one after the other, until all is given back.
+
+The code under test is the real one: `drive` and `release` in a `House` with the real ledger, the
+real `RentedMachines`, the real mail. A process that is killed is followed by another sooner or
+later. In the end nothing goes wrong any more, and somebody says `still down` until it is proved.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache, partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from shaky_store import Killed
+
+from launcher.machines.aws import Aws
+from launcher.machines.mail import StoreMail
+from launcher.machines.rent import _limit_minutes
+from launcher.machines.rented import RentedMachines
+from launcher.market.offers import Offer
+from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
+from launcher.runs import run as runs
+from launcher.runs.next_offer import next_offer
+from launcher.runs.view import Watched
+from launcher.runs.wishes import make_wish
+from recipes.errors import (
+    RefusedError,
+    StillhouseError,
+    StoppedError,
+    TeardownUnprovedError,
+)
+from recipes.money import from_micro_usd
+from recipes.recipe import Recipe
+from recipes.rundir import Limits, RunDir, read_model
+from recipes.stored_run import withdraw_results
+from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine
+from simulated.cluster import Client, Server, Task
+from simulated.invariants import BrokenInvariantError, Invariants, OnWritten
+from simulated.store import MemoryStore, StoreInTheWorld
+from simulated.worker import Node, Work
+from simulated.world import World
+from tracking.entries import BudgetRaised, Git, StateChanged
+from tracking.home import Home
+from tracking.ledger import Ledger
+
+RUN = "simulated-1"
+STEP_S = 40.0
+"""A step of the training, and how often a run is looked at [s]: long, so that worlds are short."""
+MOST_PROCESSES = 4
+"""After so many nobody tries any more, and the run is given back."""
+
+RECIPE = {
+    "name": "simulated",
+    "teacher": {"kind": "none"},
+    "student": {"kind": "pretrained", "model": "a/b"},
+    "data": {"kind": "generated", "rows": 10, "prompt": "{question}", "completion": "{answer}"},
+    "training": {"steps": 100, "batch_size": 2, "learning_rate": 0.001},
+    "hardware": {"accelerators": "H100:8"},
+    "budget": {"usd": "1.00"},
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The real code, of which a test replaces a part to see whether it is missed."""
+
+    machines: type[RentedMachines] = RentedMachines
+    ledger: type[Ledger] = Ledger
+    limit_s: Any = staticmethod(lambda limits: 60.0 * _limit_minutes(limits))
+
+
+class Life:
+    """A world with everything in it.
+
+    Args:
+        folder: what this life may write in; empty.
+    """
+
+    def __init__(self, seed: int, folder: Path, parts: Parts, *, tell_story: bool = False) -> None:
+        self.world = world = World(seed, tell_story=tell_story)
+        self._parts = parts
+        self._folder = folder
+        self._home = Home(folder)
+        self._run = self._home.run(RUN)
+        self.cloud = Cloud(world)
+        self._store = StoreInTheWorld(world, MemoryStore())
+        self.invariants = Invariants(
+            world, self.cloud, self._store.inner, self._run.path / "rented.jsonl"
+        )
+        self.cloud.on_create = self.invariants.born
+        self._server = Server(world, self.cloud, self._make_node)
+        self._nodes: list[Node] = []
+        self._is_driven = False
+        nodes = 2 if "two nodes" in world.troubles else 1
+        self._work = Work(
+            steps=world.chance.randint(2, 15),
+            step_s=STEP_S,
+            save_s=world.chance.uniform(1, 15),
+            evaluation_s=world.chance.uniform(1, 30),
+            checkpoint_every_s=world.chance.choice((60.0, 120.0, 240.0)),
+        )
+        self._plan = _plan(nodes, Decimal(world.chance.randint(2, 60)))
+        needed_s = self._work.steps * STEP_S + 300
+        self._budget = (
+            self._plan.offer.usd_per_hour
+            * Decimal(round(needed_s * world.chance.uniform(0.6, 3)))
+            / 3600
+        ).quantize(Decimal("0.000001"))
+
+    # ---- from beginning to end
+
+    def live(self) -> None:
+        """
+        Raises:
+            BrokenInvariantError: something that has to hold does not.
+        """
+        self._home.runs.mkdir()
+        with _ledger(self._folder, self._parts.ledger, self.world, self.invariants.wrote) as ledger:
+            self._ledger = ledger
+            try:
+                self._people_come_and_go()
+                self._give_everything_back()
+                self.world.pass_time(4 * 3600)
+                self.invariants.check_ledger(_rows(ledger))
+                self.invariants.check_end()
+            finally:
+                for node in self._nodes:
+                    node.close()
+
+    def _people_come_and_go(self) -> None:
+        recipe = _recipe().model_copy(
+            update={"budget": _recipe().budget.model_copy(update={"usd": self._budget})}
+        )
+        runs.open_run(
+            self._home, self._ledger, RUN, recipe, self._plan, Git(), self._store.inner.url
+        )
+        chance = self.world.chance
+        act = "drive"
+        for _ in range(MOST_PROCESSES):
+            self._expect_visitors()
+            after = self._process(act)
+            if after is None:
+                return
+            act = after
+            late = self.world.happens("absence", 0.5)
+            self.world.pass_time(10 ** chance.uniform(2, 4.3) if late else chance.uniform(1, 120))
+
+    def _give_everything_back(self) -> None:
+        self.world.calm_down()
+        self.cloud.outages.end()
+        self._store.outages.end()
+        for _ in range(10):
+            try:
+                self.world.tell("still down")
+                runs.release(self._house(), RUN)
+                return
+            except TeardownUnprovedError as error:
+                self.world.tell(f"still down: {error}")
+                self.world.pass_time(60)
+        raise BrokenInvariantError(f"world {self.world.seed}: no teardown was ever proved")
+
+    def _process(self, act: str) -> str | None:
+        """One process of ours; what is tried next, `None` where nobody tries any more."""
+        world = self.world
+        world.tell(f"a process begins: {act}")
+        world.begin_process()
+        after: str | None = None
+        self._is_driven = True
+        try:
+            if act == "drive":
+                runs.drive(self._house(), RUN)
+            else:
+                runs.release(self._house(), RUN)
+                after = world.chance.choice(("drive", None))
+        except Killed:
+            after = world.chance.choice(("drive", "drive", "release"))
+        except StoppedError as error:
+            world.tell(f"stopped: {error}")
+            after = self._raise_budget()
+        except TeardownUnprovedError as error:
+            world.tell(f"unproved: {error}")
+            after = world.chance.choice(("drive", "release"))
+        except RefusedError as error:
+            world.tell(f"refused: {error}")
+        except StillhouseError as error:
+            world.tell(f"{type(error).__name__}: {error}")
+            after = world.chance.choice(("drive", None))
+        except BrokenInvariantError:
+            raise
+        except Exception as error:
+            raise BrokenInvariantError(f"world {world.seed}: {act} crashed: {error!r}") from error
+        finally:
+            self._is_driven = False
+        return after
+
+    def _raise_budget(self) -> str | None:
+        """As `still budget --raise` does."""
+        if not self.world.happens("raises", 0.7):
+            return None
+        self._ledger.append(RUN, BudgetRaised(micro_usd=self.invariants.account.budget // 2))
+        runs.reopen(self._run)
+        withdraw_results(self._store.inner)
+        self._ledger.append(RUN, StateChanged(state="interrupted", reason="raised"))
+        return "drive"
+
+    def _expect_visitors(self) -> None:
+        """People and processes that come while another one drives."""
+        for trouble, visit in (("rivals", self._rival), ("wishes", self._wish)):
+            if self.world.happens(trouble, 0.5):
+                self.world.at(self.world.chance.uniform(1, 900), visit)
+
+    def _wish(self) -> None:
+        if self._is_driven:
+            wish = self.world.chance.choice(("stop", "down"))
+            self.world.tell(f"still {wish}")
+            make_wish(self._run, wish)
+
+    def _rival(self) -> None:
+        if self._is_driven:
+            act = self.world.chance.choice((runs.drive, runs.release))
+            try:
+                act(self._house(), RUN)
+            except RefusedError:
+                return
+            raise BrokenInvariantError(f"world {self.world.seed}: two processes drove one run")
+
+    # ---- what a process of ours is made of
+
+    def _house(self) -> runs.House:
+        world = self.world
+        skew = world.chance.uniform(-5, 5) if "skew" in world.troubles else 0.0
+        clock = world.clock(skew)
+
+        def aws(regions: Sequence[str]) -> Aws:
+            return AwsOneByOne(regions, lambda _service, region: Ec2(self.cloud, region))
+
+        machines = self._parts.machines(
+            Client(self._server, partial(_read_task, self._parts)),
+            aws,
+            StoreMail(lambda url: self._store.for_launcher()),
+            _write_task,
+            clock,
+            world.sleep,
+        )
+        return runs.House(
+            home=self._home,
+            ledger=self._ledger,
+            backend=machines,
+            view=Nobody(),
+            tracker=lambda run_id: None,
+            next_offer=next_offer,
+            clock=clock,
+            sleep=world.sleep,
+            poll_s=STEP_S,
+            patience_s=300.0,
+        )
+
+    def _make_node(self, machines: list[Machine], task: Task) -> Node:
+        node = Node(
+            self.cloud,
+            machines,
+            store=self._store.for_worker(),
+            folder=self._folder / f"node-{len(self._nodes)}",
+            limits=task.limits,
+            work=self._work,
+            on_stored=self.invariants.stored,
+        )
+        self._nodes.append(node)
+        return node
+
+
+class Nobody:
+    """A view that nobody looks at."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        return None
+
+    def show(self, watched: Watched, now: float) -> None:
+        return None
+
+
+# ---- the task, as launcher and node tell it each other ----------------------------------------
+
+
+def _write_task(run: RunDir, offer: Offer, cluster: str) -> str:
+    return json.dumps(
+        [run.path.name, offer.model_dump_json(), read_model(run.limits, Limits).model_dump_json()]
+    )
+
+
+def _read_task(parts: Parts, text: str) -> Task:
+    run, offer, limits_json = json.loads(text)
+    limits = Limits.model_validate_json(limits_json)
+    return Task(run, Offer.model_validate_json(offer), limits, parts.limit_s(limits))
+
+
+# ---- the ledger -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _ledger(
+    folder: Path, kind: type[Ledger], world: World, on_written: OnWritten
+) -> Iterator[Ledger]:
+    """A ledger whose processes may be killed before and after each write."""
+
+    class Watchful(kind):  # type: ignore[valid-type, misc]
+        _last = 0
+
+        @contextmanager
+        def _writing(self) -> Iterator[None]:
+            world.boundary("before it writes to the ledger")
+            with super()._writing():
+                yield
+            new = _rows(self, self._last)
+            if new:
+                self._last = new[-1][0]
+                on_written(new)
+            world.boundary("after it wrote to the ledger")
+
+    path = folder / "ledger.db"
+    path.write_bytes(_empty_ledger(folder))
+    with Watchful(path, world.clock()) as ledger:
+        ledger._db.execute("PRAGMA synchronous = OFF")
+        yield ledger
+
+
+def _rows(ledger: Ledger, after: int = 0) -> list[tuple[int, str, str]]:
+    return ledger._db.execute(
+        "SELECT seq, kind, data FROM entries WHERE seq > ? ORDER BY seq", (after,)
+    ).fetchall()
+
+
+_EMPTY: list[bytes] = []
+
+
+def _empty_ledger(folder: Path) -> bytes:
+    if not _EMPTY:
+        path = folder / "empty.db"
+        Ledger(path).close()
+        _EMPTY.append(path.read_bytes())
+    return _EMPTY[0]
+
+
+# ---- what is to be done -----------------------------------------------------------------------
+
+
+@cache
+def _recipe() -> Recipe:
+    return Recipe.model_validate(RECIPE)
+
+
+@cache
+def _plan(nodes: int, usd_per_hour: Decimal) -> Plan:
+    """Three ways to rent, in two regions; one of them not spot."""
+    offers = [
+        Offer(
+            cloud="aws",
+            region=zone[:-1],
+            zone=zone,
+            instance_type="p5.48xlarge",
+            accelerator="H100",
+            accelerators=8,
+            nodes=nodes,
+            spot=spot,
+            usd_per_hour=usd_per_hour * factor,
+            source="simulated",
+        )
+        for zone, spot, factor in (
+            ("us-east-1a", True, Decimal(1)),
+            ("us-west-2b", True, Decimal("1.1")),
+            ("us-west-2c", False, Decimal("1.3")),
+        )
+    ]
+    hours = {"boot": Decimal("0.02"), "train": Decimal("0.03"), "evaluate": Decimal("0.005")}
+    lines = tuple(
+        CostLine(
+            name=name,
+            quantity=Quantiles(p10=each, p50=each, p90=each),
+            unit="h",
+            usd_per_unit=usd_per_hour,
+        )
+        for name, each in hours.items()
+    )
+    return Plan(
+        recipe="simulated",
+        offer=offers[0],
+        lines=lines,
+        assumptions=(),
+        work="work",
+        units={"train": 100},
+        checkpoint_s=60.0,
+        alternatives=tuple(Alternative(offer=offer, careful_hours=hours) for offer in offers),
+    )
+
+
+# ---- one world --------------------------------------------------------------------------------
+
+
+def live(
+    seed: int, folder: Path, parts: Parts = Parts(), *, tell_story: bool = False
+) -> Life:
+    """Live one world through, in a folder of its own that is removed.
+
+    Raises:
+        BrokenInvariantError: with the seed.
+    """
+    own = folder / f"world-{seed}"
+    own.mkdir()
+    life = Life(seed, own, parts, tell_story=tell_story)
+    try:
+        life.live()
+    finally:
+        shutil.rmtree(own)
+    return life

@@ -100,7 +100,11 @@ class Outbox:
         if folder is None or look is None or look == self._sent[slot]:
             return
         name = folder.relative_to(self._run.path).as_posix()
-        if not (is_first and holds(self._store, folder, name)):
+        try:
+            is_stored = is_first and holds(self._store, folder, name)
+        except FileNotFoundError:  # dropped meanwhile for a newer one, which comes at the next look
+            return
+        if not is_stored:
             self._before_sending()
             with _kept(folder, self._folder, copy) as kept:
                 if kept is None:

@@ -19,6 +19,7 @@ from distill.endpoint import Endpoint, Reply, TryAgain
 from distill.purse import Purse, Reservation
 from distill.text import messages
 from distill.traces import Job, TraceLog
+from recipes.api_tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from recipes.recipe import ApiTeacher
 
 TRIES = 8
@@ -213,12 +214,9 @@ class Desk:
 
 
 def worst_input_tokens(job: Job) -> int:
-    """More tokens than a prompt can have: a token is at least one byte of UTF-8.
-
-    Beside the text, a chat template adds a few tokens to each message, and some a system message
-    of their own; these allowances are above what any known one adds.
-    """
-    return 200 + sum(20 + len(message["content"].encode()) for message in messages(job.row))
+    """More tokens than a prompt can have: a token is at least one byte of UTF-8."""
+    sizes = [len(message["content"].encode()) for message in messages(job.row)]
+    return TEMPLATE_TOKENS + sum(MESSAGE_TOKENS + size for size in sizes)
 
 
 # ---- what each thread does -------------------------------------------------------------------

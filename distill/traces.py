@@ -51,18 +51,22 @@ def jobs(rows: Iterable[Row], sampling: Sampling, identity: str) -> Iterator[Job
 
 
 def read_traces(run: RunDir) -> list[Trace]:
-    """All answers of the teacher so far, as they came.
+    """All answers of the teacher so far, as they came, each once.
+
+    A machine that was given up for lost may have sent answers after another had asked again: the
+    first of two counts.
 
     Raises:
         InvalidInputError: a line is no trace.
     """
-    traces = []
+    traces: dict[tuple[int, str], Trace] = {}
     for number, (line, _) in enumerate(read_lines(run.traces), 1):
         try:
-            traces.append(Trace.model_validate_json(line))
+            trace = Trace.model_validate_json(line)
         except ValidationError as error:
             raise InvalidInputError(f"{run.traces}:{number} is not a trace of version 1") from error
-    return traces
+        traces.setdefault((trace.row, trace.key), trace)
+    return list(traces.values())
 
 
 class TraceLog:

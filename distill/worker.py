@@ -28,6 +28,7 @@ from recipes.errors import InterruptedRunError, RefusedError, StillhouseError
 from recipes.recipe import Recipe
 from recipes.rundir import (
     Done,
+    Ending,
     Event,
     EventLog,
     Failed,
@@ -215,6 +216,9 @@ class Worker:
         try:
             if self._recipe.teacher.kind in ("model", "api"):
                 self._do(context, "generate", generate, is_done="generate" in self._noted)
+            if self._limits.only == "generate":
+                self.end("answered")
+                return
             self._do(context, "train", train_together, is_done=_is_trained(run))
         except StageStopped as stopped:
             reason = _limit(stopped)
@@ -226,7 +230,7 @@ class Worker:
             reason = reason or _limit(stopped)
         self._finish(trained or _nothing_trained(context), reason)
 
-    def end(self, status: Literal["done", "stopped", "interrupted", "failed"]) -> None:
+    def end(self, status: Ending) -> None:
         """Write the last line, once all else is stored: after it the machine is given back."""
         if self._uploader is not None:
             self._uploader.flush(CLOSING_S)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
 from launcher.machines.local import LocalMachine
 from launcher.plans.plan import Plan
@@ -98,11 +99,14 @@ class Outside:
         """Where the workers of this run are: this machine, or rented ones."""
         if self._backend is not None:
             return self._backend
-        if self.home.run(run_id).read_recipe().hardware.local:
-            return LocalMachine(self.home.path, self.environ)
+        recipe = self.home.run(run_id).read_recipe()
+        here = LocalMachine(self.home.path, self.environ)
+        if recipe.hardware.local:
+            return here
         from launcher.machines.rent import rented_machines
 
-        return rented_machines(self.clock, self.sleep)
+        rented = rented_machines(self.clock, self.sleep)
+        return TeacherAtHome(here, rented) if recipe.teacher.kind == "api" else rented
 
     @cached_property
     def screen(self) -> "Console":
@@ -211,15 +215,8 @@ class Outside:
         """Record a run; its id.
 
         Raises:
-            RefusedError: it is to run on rented machines, and there is no run store, or its
-                teacher is behind an API.
+            RefusedError: it is to run on rented machines, and there is no run store.
         """
-        if planned.recipe.teacher.kind == "api" and not planned.recipe.hardware.local:
-            raise RefusedError(
-                "a teacher behind an API is asked from this machine, so that its key never lies on "
-                "a rented one, and this recipe rents. Nothing was started. Run it here with "
-                "`--local --usd-per-hour USD`"
-            )
         run_id = new_run_id(planned.recipe.name, self.clock())
         url = store or self.environ.get("STILLHOUSE_STORE")
         if planned.recipe.hardware.local:
@@ -391,6 +388,7 @@ class Outside:
                 interrupts=interrupts,
                 clock=self.clock,
                 sleep=self.sleep,
+                patience_s=60.0 * self.home.run(run_id).read_recipe().hardware.patience_minutes,
             )
 
     @contextmanager

@@ -354,6 +354,9 @@ class Hardware(RuledPart):
     spot: bool = True
     """Machines that may be taken away are allowed; they cost a third to a half."""
 
+    patience_minutes: int = Field(default=15, ge=1, le=1440)
+    """Rented machines are given back when nothing of the run has moved for so long [min]."""
+
     def broken_rules(self) -> Iterator[BrokenRule]:
         price = ("usd_per_hour", "local")
         if self.local and self.usd_per_hour is None:

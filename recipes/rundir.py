@@ -33,6 +33,9 @@ STAGES: tuple[Stage, ...] = ("generate", "train", "evaluate")
 
 StopReason = Literal["budget", "deadline"]
 
+Ending = Literal["done", "stopped", "interrupted", "failed", "answered"]
+"""How an attempt ends in good order. `answered`: the teacher's answers were all there was to do."""
+
 
 class Limits(Part):
     """What one attempt of the worker may spend and do. A new attempt gets new limits."""
@@ -66,6 +69,10 @@ class Limits(Part):
     evaluation_s: float | None = Field(default=None, ge=0)
     """How long the evaluation is thought to take [s]: set aside when training ends early. Unknown
     where left out."""
+
+    only: Literal["generate"] | None = None
+    """The one stage to do: answers of a teacher behind an API are asked for at home, so that its
+    key never lies on a rented machine. All stages where left out."""
 
     allow_remote_code: bool = False
     """A person said `--trust-remote-code`. The recipe has to say so too."""
@@ -249,7 +256,7 @@ class WorkerEnded(Event):
     """The last line of an attempt that ended in good order."""
 
     kind: Literal["worker_ended"] = "worker_ended"
-    status: Literal["done", "stopped", "interrupted", "failed"]
+    status: Ending
 
 
 AnyEvent = Annotated[

@@ -84,6 +84,8 @@ class LocalMachine:
 
     def kill(self, run: RunDir) -> None:
         self._send(run, signal.SIGKILL)
+        if child := self._children.get(run.path):
+            child.wait()
 
     def _send(self, run: RunDir, number: signal.Signals) -> None:
         if not self._is_alive(run):

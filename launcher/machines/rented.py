@@ -4,6 +4,7 @@ What was rented is written into the run's folder before it is asked for (`rented
 of the cloud afterwards, by tag. So whoever comes later, after a kill at any moment, finds it.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from recipes.rundir import (
 ASK_CLOUD_EVERY_S = 10.0
 """How often AWS is asked whether the machines are still there [s]."""
 
-ASK_SKYPILOT_EVERY_S = 30.0
+ASK_SKYPILOT_EVERY_S = 20.0
 """How often SkyPilot is asked for the job, which takes it some seconds [s]."""
 
 RESULTS_S = 300.0
@@ -66,6 +67,11 @@ class Mail(Protocol):
         """Have the worker save and end."""
 
 
+def in_a_thread(work: Callable[[], None]) -> None:
+    """Do something aside; it does not keep this process from ending."""
+    threading.Thread(target=work, daemon=True).start()
+
+
 class Rented(Part):
     """One cluster that was asked for."""
 
@@ -82,6 +88,7 @@ class RentedMachines:
         aws: `regions -> Aws`; asked where the offer is of AWS.
         mail: to and from the worker.
         task: `(run, offer, cluster) -> the task as SkyPilot reads it`, with its bundle made.
+        aside: does work that may hang without holding up who asks for it.
     """
 
     rented = True
@@ -95,6 +102,7 @@ class RentedMachines:
         task: Callable[[RunDir, Offer, str], str],
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        aside: Callable[[Callable[[], None]], None] = in_a_thread,
     ) -> None:
         self._sky = sky
         self._aws = aws
@@ -103,7 +111,10 @@ class RentedMachines:
         self._clock = clock
         self._sleep = sleep
         self._asked_cloud = 0.0
+        self._aside = aside
         self._asked_sky = clock()
+        self._asking_sky = False
+        self._sky_says: dict[str, Sight] = {}
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
@@ -125,14 +136,13 @@ class RentedMachines:
             self._asked_cloud = now
             if self._was_taken(run, rented):
                 return "lost"
-        if now - self._asked_sky >= ASK_SKYPILOT_EVERY_S:
-            self._asked_sky = now
-            if self._sky.job_state(rented.cluster) in ("failed", "succeeded"):
-                self._mail.fetch(run)  # its last words may have come since
-                return "ended"
-            if rented.offer.cloud != "aws" and self._sky.is_up(rented.cluster) is False:
-                return "lost"
-        return "alive"
+        if now - self._asked_sky >= ASK_SKYPILOT_EVERY_S and not self._asking_sky:
+            self._asked_sky, self._asking_sky = now, True
+            self._aside(lambda: self._ask_skypilot_for(rented))
+        sight = self._sky_says.get(rented.cluster, "alive")
+        if sight == "ended":
+            self._mail.fetch(run)  # its last words may have come since
+        return sight
 
     def ask_to_save(self, run: RunDir) -> None:
         self._mail.ask_to_save(run)
@@ -156,6 +166,15 @@ class RentedMachines:
             return Released(proved=None, detail=f"AWS could not be asked: {error}")
 
     # ---- asking and ending
+
+    def _ask_skypilot_for(self, rented: Rented) -> None:
+        try:
+            if self._sky.job_state(rented.cluster) in ("failed", "succeeded"):
+                self._sky_says[rented.cluster] = "ended"
+            elif rented.offer.cloud != "aws" and self._sky.is_up(rented.cluster) is False:
+                self._sky_says[rented.cluster] = "lost"
+        finally:
+            self._asking_sky = False
 
     def _was_taken(self, run: RunDir, rented: Rented) -> bool:
         if rented.offer.cloud != "aws":

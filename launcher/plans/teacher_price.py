@@ -7,10 +7,14 @@ the longest answer allowed (P10) over a half (P50) to the longest (P90). The P90
 from decimal import Decimal
 
 from launcher.plans.plan import CostLine, Plan, Quantiles, with_line
+from recipes.api_tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from recipes.errors import RefusedError
 from recipes.recipe import ApiTeacher, Recipe
 
 MEGA = Decimal(1_000_000)
+
+FEW_TOKENS = 5
+"""The least that a chat template adds to a prompt [tokens]."""
 
 
 def with_teacher_api(plan: Plan, recipe: Recipe) -> Plan:
@@ -35,11 +39,17 @@ def with_teacher_api(plan: Plan, recipe: Recipe) -> Plan:
         plan,
         CostLine(
             name="teacher_api input",
-            quantity=_mtok(in_most / 4, in_most / 3, in_most),
+            quantity=_mtok(
+                in_most / 4 + answers * FEW_TOKENS,
+                in_most / 3 + answers * MESSAGE_TOKENS,
+                in_most + answers * (TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS),
+            ),
             unit="Mtok",
             usd_per_unit=in_price,
         ),
-        f"a token of the prompts is 3 to 4 bytes, 1 at worst; ${in_price} a million ({source})",
+        f"a token of the prompts is 3 to 4 bytes, 1 at worst, and a chat template adds "
+        f"{MESSAGE_TOKENS} to each prompt, {TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS} at worst; "
+        f"${in_price} a million ({source})",
     )
     return with_line(
         plan,

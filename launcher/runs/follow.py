@@ -16,7 +16,7 @@ from recipes.money import from_micro_usd
 from recipes.rundir import RunDir, read_events
 from tracking.books import Books
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a run may be without anybody who drives it before it is called left alone [s]."""
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, Plan
-from launcher.runs.run import NO_MACHINE
+from launcher.runs.run import ANSWERED, NO_MACHINE
 from recipes.money import SECONDS_PER_HOUR, from_micro_usd
 from tracking.books import Attempt, Books
 from tracking.entries import AttemptStarted, Line, Settled, StateChanged
@@ -110,11 +110,12 @@ def _left(plan: Plan, books: Books) -> _Left | None:
     asked = from_micro_usd(books.lines.get("teacher_api", 0))
     still_to_ask = max(Decimal(0), plan.usd_of("teacher_api").p90 - asked)
     has = frozenset(line for line, micro_usd in books.lines.items() if micro_usd)
+    answered = "train" in has or ANSWERED in {attempt.how for attempt in books.attempts}
     return _Left(
-        usd=budget - spent - (Decimal(0) if "train" in has else still_to_ask),
+        usd=budget - spent - (Decimal(0) if answered else still_to_ask),
         hours=None if limit is None else limit - _hours_used(books),
         train=Decimal(0) if "evaluate" in has else 1 - _trained(plan, books),
-        done=frozenset({"generate"} if "train" in has else ()),
+        done=frozenset({"generate"} if answered else ()),
     )
 
 

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launcher.errors import ProvisionError
+from launcher.machines.at_home import HOME
 from launcher.machines.backend import Backend, Paid, Sight
 from launcher.machines.local import Follower
-from launcher.market.offers import Offer
+from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan, summary
 from launcher.runs.view import View, Watched, news
 from launcher.runs.wishes import forget_wish, wish_of
@@ -77,6 +78,9 @@ LOADING_S = 2.0
 
 NO_MACHINE = "no machine"
 """How an attempt ends whose offer yielded none."""
+
+ANSWERED = "answered"
+"""How an attempt ends that asked the teacher for all of its answers."""
 
 
 @dataclass
@@ -203,7 +207,7 @@ def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attemp
     plan = read_model(run.plan, Plan)
     while True:
         books = house.ledger.books(run.path.name)
-        offer = house.next_offer(plan, books)
+        offer = HOME if _asks_teacher_first(house, run, books) else house.next_offer(plan, books)
         if offer is None:
             raise _no_machine(books)
         attempt = _record_attempt(house, run, plan, offer, allow_remote_code)
@@ -213,8 +217,18 @@ def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attemp
             house.view.say(f"{offer.name}: {error}")
             _close_attempt(house, run, attempt, how=NO_MACHINE)
             continue
+        except StillhouseError:
+            _close_attempt(house, run, attempt, how=NO_MACHINE)
+            raise
         house.ledger.append(run.path.name, StateChanged(state="running"))
         return attempt
+
+
+def _asks_teacher_first(house: House, run: RunDir, books: Books) -> bool:
+    """Whether answers of a teacher behind an API are still to be had before machines are rented."""
+    if not house.backend.rented or run.read_recipe().teacher.kind != "api":
+        return False
+    return ANSWERED not in {attempt.how for attempt in books.attempts}
 
 
 def _record_attempt(
@@ -222,15 +236,16 @@ def _record_attempt(
 ) -> Attempt:
     """Set money aside for an attempt and write it down, before anything of it exists."""
     run_id, ledger = run.path.name, house.ledger
-    books, recipe = ledger.books(run_id), run.read_recipe()
-    for orphan in books.reservations:  # of a launcher that was killed before the attempt began
+    for orphan in ledger.books(run_id).reservations:
+        # of a launcher that was killed before the attempt began
         ledger.release(orphan.id)
     books = ledger.books(run_id)
-    seconds, left = _seconds_left(books, recipe), _money_left(books)
-    api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90))
-    machine = left - api
+    seconds, left = _seconds_left(books, run.read_recipe()), _money_left(books)
+    here = offer.cloud == LOCAL
+    api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90)) if here else 0
+    machine = 0 if offer is HOME else left - api
     closing = machine_micro_usd(offer.usd_per_hour, house.backend.closing_s)
-    state: RunState = "provisioning" if house.backend.rented else "starting"
+    state: RunState = "starting" if here else "provisioning"
     ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
         ledger.reserve(run_id, "teacher_api", api, "answers of the teacher, at their longest")
@@ -257,6 +272,7 @@ def _record_attempt(
             api_usd_per_million_output_tokens=plan.unit_price("teacher_api output"),
             checkpoint_every_s=plan.checkpoint_s,
             evaluation_s=_evaluation_s(plan),
+            only="generate" if offer is HOME else None,
             allow_remote_code=allow_remote_code,
             store=books.notes.get(STORE),
         ),
@@ -306,8 +322,14 @@ def _money_left(books: Books) -> int:
 
 def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
     """Follow an attempt, give its machines back, settle it. Whether another one should follow."""
-    sight = _follow(house, run, attempt)
+    try:
+        sight = _follow(house, run, attempt)
+    except StillhouseError:  # nobody would look at its machines any more
+        _close_attempt(house, run, attempt, seen=True)
+        raise
     how = _close_attempt(house, run, attempt, seen=True)
+    if how == ANSWERED:
+        return True
     wished = wish_of(run) is not None or house.interrupts() > 0
     taken_away = sight == "lost" or how == "interrupted"
     if not (house.backend.rented and taken_away) or wished:

@@ -71,6 +71,19 @@ def test_every_row_is_answered_once_with_counts_and_progress_to_the_end(
     assert (last.done, last.total, last.unit) == (20, 20, "answers")
 
 
+def test_an_answer_that_a_lost_machine_sent_late_counts_once(
+    taught: Callable[..., Recipe], make_context: MakeContext
+) -> None:
+    context = make_context(taught())
+    generate(context, {})
+    once = training_rows(context)
+
+    with context.run.traces.open("ab") as file:
+        file.write(context.run.traces.read_bytes().splitlines(keepends=True)[0])
+
+    assert training_rows(context) == once
+
+
 def test_a_resumed_stage_goes_on_behind_what_is_there_and_ends_the_same(
     taught: Callable[..., Recipe], make_context: MakeContext
 ) -> None:

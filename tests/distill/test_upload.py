@@ -30,7 +30,7 @@ from recipes.rundir import (
     read_events,
 )
 from recipes.store import FolderStore, Store, StoreError, StoreUnreachableError
-from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint
+from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint, push_checkpoint
 from recipes.store_s3 import Patience, S3Store
 from recipes.store_trees import read_tree
 from recipes.stored_run import EventMirror, claim, restore
@@ -233,6 +233,23 @@ def test_a_checkpoint_that_is_dropped_while_it_is_sent_arrives_all_the_same(
     assert home is not None
     assert (home / "state.pt").read_bytes() == b"state of 100"
     assert not (run.path / ".outbox").exists()
+
+
+def test_a_checkpoint_dropped_while_it_is_compared_with_what_is_stored_is_no_trouble(
+    folder: FolderStore, run: RunDir, log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = outbox.holds
+
+    def drop_and_compare(store: Store, path: Path, name: str) -> bool:
+        shutil.rmtree(path)
+        return compare(store, path, name)
+
+    uploader = Uploader(folder, run, log, attempt=1)
+    push_checkpoint(folder, checkpoint(run, 100))  # stored already, so the two are compared
+    monkeypatch.setattr(outbox, "holds", drop_and_compare)
+    uploader.send_files(False)
+
+    assert warnings(run) == []
 
 
 def test_a_checkpoint_half_dropped_before_it_could_be_linked_is_left_for_the_next(

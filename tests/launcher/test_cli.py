@@ -186,18 +186,6 @@ def test_rented_machines_need_a_run_store(outside: Outside, recipe_file: Path) -
     assert outside.ledger.runs() == []
 
 
-def test_the_key_of_an_api_teacher_is_not_taken_to_a_rented_machine(
-    outside: Outside, recipe_file: Path, tmp_path: Path
-) -> None:
-    planned = outside.plan(load_recipe(recipe_file), recipe_file.parent)
-    teacher = {"kind": "api", "base_url": "https://example.org/v1", "model": "m"}
-    data = {"kind": "generated", "rows": 1, "prompt": "{question}"}
-
-    with pytest.raises(RefusedError, match="its key never lies on a rented one"):
-        outside.open_run(rented(planned, teacher=teacher, data=data), store=str(tmp_path))
-    assert outside.ledger.runs() == []
-
-
 @pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf"])
 def test_a_budget_is_raised_by_an_amount_only(still: Any, recipe_file: Path, amount: str) -> None:
     still("launch", recipe_file, "--yes")

@@ -122,6 +122,11 @@ class Post:
         self.saves += 1
 
 
+def at_once(work: Any) -> None:
+    """Work that is done aside is done."""
+    work()
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "tiny-1")
@@ -143,7 +148,7 @@ def rented(cloud: Cloud, clock: Clock) -> RentedMachines:
     def aws(regions: Any) -> Any:
         return cloud
 
-    return RentedMachines(cloud, aws, Post(), lambda *_: "a task", clock, clock.sleep)
+    return RentedMachines(cloud, aws, Post(), lambda *_: "a task", clock, clock.sleep, at_once)
 
 
 def test_a_cluster_is_written_down_before_it_is_asked_for(
@@ -242,7 +247,7 @@ def test_release_may_be_repeated_by_another_process(
     def aws(regions: Any) -> Any:
         return cloud
 
-    other = RentedMachines(cloud, aws, Post(), lambda *_: "", clock, clock.sleep)
+    other = RentedMachines(cloud, aws, Post(), lambda *_: "", clock, clock.sleep, at_once)
 
     assert other.release(run).proved is True
 
@@ -257,6 +262,27 @@ def test_a_machine_that_was_taken_is_lost_within_seconds(
     clock.now += 11.0
 
     assert rented.look(run) == "lost"
+
+
+def test_a_skypilot_that_never_answers_holds_nothing_up(
+    run: RunDir, cloud: Cloud, clock: Clock
+) -> None:
+    def aws(regions: Any) -> Any:
+        return cloud
+
+    hanging: list[Any] = []
+    rented = RentedMachines(
+        cloud, aws, Post(), lambda *_: "a task", clock, clock.sleep, hanging.append
+    )
+    rented.start(run, SPOT)
+    for _ in range(10):
+        clock.now += 30.0
+        assert rented.look(run) == "alive"
+    cloud.end_all()
+    clock.now += 11.0
+
+    assert rented.look(run) == "lost"
+    assert len(hanging) == 1  # and it was not asked again meanwhile
 
 
 def test_one_machine_of_two_that_is_taken_loses_the_attempt(

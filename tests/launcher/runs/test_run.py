@@ -22,6 +22,7 @@ from recipes.errors import (
 )
 from recipes.recipe import Recipe
 from recipes.rundir import Done, Failed, WorkerEnded, write_model
+from recipes.store import StoreUnreachableError
 from tracking.entries import AttemptStarted, BudgetRaised, Git
 
 # The worker and the machine are of conftest; tests see them only through their fixtures.
@@ -349,6 +350,39 @@ def test_a_machine_that_is_taken_away_is_followed_by_another_in_the_same_run(
     assert [attempt.how for attempt in books.attempts] == ["lost", "done"]
     assert books.state == "done"
     assert machine.releases == 2  # each machine was given back before the next was rented
+
+
+def test_a_fault_of_ours_in_mid_run_gives_the_machine_back_and_settles_it(
+    house: House, run_id: str, machine: ScriptedMachine, clock: Any
+) -> None:
+    def cannot_look(run: Any) -> Any:
+        raise StillhouseError("events.jsonl cannot be read")
+
+    machine.rented = True
+    machine.look = cannot_look
+
+    with pytest.raises(StillhouseError, match=r"events\.jsonl"):
+        drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert machine.releases == 1
+    assert books.open_attempt is None
+    assert books.reserved_micro_usd == 0
+
+
+def test_a_store_that_takes_nothing_at_the_start_leaves_no_attempt_open(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def no_store(run: Any, offer: Any) -> None:
+        raise StoreUnreachableError("the store is away", "Try again.")
+
+    machine.start = no_store
+
+    with pytest.raises(StoreUnreachableError):
+        drive(house, run_id)
+
+    assert house.ledger.books(run_id).open_attempt is None
+    assert house.ledger.books(run_id).reserved_micro_usd == 0
 
 
 def test_each_attempt_may_rent_something_else(

@@ -1,0 +1,44 @@
+"""A teacher behind an API is asked from this machine, before anything is rented.
+
+So its key never lies on a rented machine, and no GPU waits for somebody else's answers.
+"""
+
+from decimal import Decimal
+
+from launcher.machines.backend import Backend, Released, Sight
+from launcher.market.offers import LOCAL, Offer
+from recipes.rundir import Limits, RunDir, read_model
+
+HOME = Offer(cloud=LOCAL, usd_per_hour=Decimal(0), source="asking a teacher rents nothing")
+
+
+class TeacherAtHome:
+    """A `Backend`: attempts that only ask the teacher run here, all others on rented machines."""
+
+    rented = True
+
+    def __init__(self, home: Backend, rented: Backend) -> None:
+        self._home = home
+        self._rented = rented
+        self.closing_s = rented.closing_s
+
+    def start(self, run: RunDir, offer: Offer) -> None:
+        self._place(run).start(run, offer)
+
+    def look(self, run: RunDir) -> Sight:
+        return self._place(run).look(run)
+
+    def ask_to_save(self, run: RunDir) -> None:
+        self._place(run).ask_to_save(run)
+
+    def kill(self, run: RunDir) -> None:
+        self._place(run).kill(run)
+
+    def release(self, run: RunDir) -> Released:
+        place = self._place(run)
+        if place is self._home:
+            place.kill(run)
+        return place.release(run)
+
+    def _place(self, run: RunDir) -> Backend:
+        return self._home if read_model(run.limits, Limits).only else self._rented

@@ -106,7 +106,7 @@ class Outbox:
             return
         if not is_stored:
             self._before_sending()
-            with _kept(folder, self._folder, copy) as kept:
+            with _kept(folder, look, self._folder, copy) as kept:
                 if kept is None:
                     return
                 send(kept)
@@ -133,19 +133,19 @@ def _look(folder: Path | None) -> Look:
 
 
 @contextmanager
-def _kept(folder: Path, outbox: Path, copy: Copy) -> Iterator[Path | None]:
-    """The folder's files in one of the same name, to themselves; `None` if it changed meanwhile."""
+def _kept(folder: Path, look: Look, outbox: Path, copy: Copy) -> Iterator[Path | None]:
+    """The folder's files in one of the same name, to themselves; `None` if it looks different by
+    now."""
     kept = outbox / folder.name
     shutil.rmtree(outbox, ignore_errors=True)
-    before = _look(folder)
     try:
         try:
             outbox.mkdir(mode=0o700)
             shutil.copytree(folder, kept, copy_function=copy)
         except OSError:
-            if _look(folder) == before:
+            if _look(folder) == look:
                 raise
-        yield kept if _look(folder) == before else None
+        yield kept if _look(folder) == look else None
     finally:
         shutil.rmtree(outbox, ignore_errors=True)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
 from launcher.machines.local import LocalMachine
-from launcher.plans.plan import Plan
+from launcher.plans.plan import Plan, over
 from launcher.plans.speeds import Trial, plan_here, run_trial
 from launcher.runs.follow import follow, is_driven
 from launcher.runs.next_offer import next_offer
@@ -180,6 +180,40 @@ class Outside:
                 highlight=False,
             )
         return Planned(resolved, plan)
+
+    def check_fits(self, made: Planned) -> None:
+        """Refuse a plan that does not fit budget or hours, with what would.
+
+        Raises:
+            OverBudgetPlanError: it does not fit.
+        """
+        from launcher.plans.fits import check_fits, less_by_lines
+
+        recipe = made.recipe
+        if over(recipe.budget, made.plan.usd, made.plan.hours) is None:
+            return
+        if recipe.hardware.local:
+            check_fits(made.plan, recipe, less_by_lines(made.plan, recipe))
+        else:
+            check_fits(made.plan, recipe, *self._would_fit(made))
+
+    def _would_fit(self, made: Planned) -> tuple[str, str]:
+        """Less work on the same machines, and other machines for all of it, in words."""
+        from launcher.market.look import on_nodes
+        from launcher.plans.instead import NODES, less_work, other_machines
+        from launcher.plans.planner import plan_offers
+        from launcher.plans.read_facts import read_facts
+
+        recipe, facts = made.recipe, read_facts(made.recipe)
+        less = less_work(made.recipe, made.plan.offer, facts, self.clock())
+        terms: Terms = "any" if recipe.hardware.spot else "on_demand"
+        try:
+            single = self.offers("any", 1, terms).offers
+            offers = [each for nodes in NODES for each in on_nodes(single, nodes)]
+            elsewhere = plan_offers(recipe, offers, facts, self.clock())
+        except RefusedError:
+            return less, ""
+        return less, other_machines(elsewhere)
 
     def _resolve(self, recipe: Recipe, folder: Path) -> Recipe:
         from launcher.resolve import resolve_paths

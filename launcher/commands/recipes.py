@@ -109,7 +109,7 @@ def plan(
       still plan recipes/s1.yaml --budget 80 --offers 10
       still plan recipes/s1.yaml --save s1.plan.json
     """
-    from launcher.plans.plan import check_fits, summary
+    from launcher.plans.plan import summary
     from launcher.plans.saved import save_plan
     from launcher.plans.show_plan import markdown_plan, render_plan
     from launcher.plans.show_ranked import markdown_ranked, ranked_json, render_ranked
@@ -127,7 +127,7 @@ def plan(
     if save is not None:
         save_plan(save, made.recipe, made.plan, outside.clock())
         click.echo(f"plan {made.plan.hash} is in {save}", err=True)
-    check_fits(made.plan, made.recipe)
+    outside.check_fits(made)
 
 
 @click.command()

@@ -78,7 +78,6 @@ def launch(
       still launch my.yaml --budget 2.50 --set training.steps=1000
       still launch my.yaml --plan my.plan.json --tolerance 5
     """
-    from launcher.plans.plan import check_fits
     from launcher.plans.saved import TOLERANCE
     from launcher.plans.show_plan import headline
 
@@ -91,7 +90,7 @@ def launch(
     else:
         made = outside.plan(recipe, folder)
     if not accept_partial:
-        check_fits(made.plan, made.recipe)
+        outside.check_fits(made)
     click.echo(headline(made.plan, made.recipe.budget), err=True)
     if not yes:
         outside.ask("Start?")

@@ -185,6 +185,15 @@ def ranked(offers: Iterable[Offer]) -> list[Offer]:
     return sorted(offers, key=lambda offer: (offer.usd_per_hour, offer.spot, offer.name))
 
 
+def on_nodes(single: Iterable[Offer], nodes: int) -> list[Offer]:
+    """So many machines together of each offer of one, where its cloud can join them."""
+    return [
+        offer.model_copy(update={"nodes": nodes, "usd_per_hour": offer.usd_per_hour * nodes})
+        for offer in single
+        if nodes == 1 or offer.cloud not in ONE_NODE_ONLY
+    ]
+
+
 # ---- from listings to offers -----------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from launcher.estimate.efficiency import Efficiency
 from launcher.estimate.overheads import (
     DISK_BYTES_PER_S,
     DOWNLOAD_BYTES_PER_S,
@@ -20,13 +21,15 @@ from recipes.durations import format_seconds
 from recipes.money import format_usd
 
 
-def assumptions(work: Work, offer: Offer, run: RunHours, now: float) -> Iterator[str]:
+def assumptions(
+    work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
+) -> Iterator[str]:
     """Everything that a plan takes for granted, one sentence each."""
     yield f"price: {format_usd(offer.usd_per_hour)}/h by {offer.source}, " + format_age(
         offer.as_of, now
     )
     yield from work.notes
-    yield from _training(work, run)
+    yield from _training(work, run, efficiency)
     yield from _answers(work)
     yield (
         f"boot: provisioning {_range(PROVISION_SECONDS)} s, setup {_range(SETUP_SECONDS)} s, "
@@ -50,13 +53,13 @@ def assumptions(work: Work, offer: Offer, run: RunHours, now: float) -> Iterator
     yield "left out: storage and egress of the run store; machines are billed by the second"
 
 
-def _training(work: Work, run: RunHours) -> Iterator[str]:
+def _training(work: Work, run: RunHours, efficiency: Efficiency) -> Iterator[str]:
     alone, kind = run.alone["train"], run.kind
     yield (
         f"training by itself: {_range(alone.times(kind.gpus))} GPU-hours, "
         f"{_times(alone)} on {kind.gpus} {kind.gpu.name}"
     )
-    for note in estimate_training(work.training, kind.machine).notes:
+    for note in estimate_training(work.training, kind.machine, efficiency).notes:
         yield f"training: {note}"
     if work.recipe.training.dtype == "float32":
         yield (

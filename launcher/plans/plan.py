@@ -2,7 +2,7 @@
 
 Pure. How fast the machine is arrives as a `Calibration` (measured by a short trial) or as the stage
 times of earlier runs of the same work; `plans/speeds.py` fetches them. This module decides what
-that means in dollars, whether it fits the budget, and what would.
+that means in dollars; `launcher.plans.fits` decides whether that is too much.
 """
 
 import hashlib
@@ -15,8 +15,7 @@ from pydantic import Field
 
 from launcher.market.offers import Offer
 from recipes.calibration import Calibration, StageSpeed
-from recipes.errors import RefusedError
-from recipes.money import SECONDS_PER_HOUR, format_usd
+from recipes.money import SECONDS_PER_HOUR
 from recipes.recipe import Budget, Part, Recipe
 from recipes.rundir import STAGES, Stage
 
@@ -124,18 +123,6 @@ class Plan(Part):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-class OverBudgetPlanError(RefusedError):
-    """The careful estimate is above what the recipe allows, so nothing was started."""
-
-    def __init__(self, figures: str, remedy: str) -> None:
-        self.figures = figures
-        self.remedy = remedy
-        super().__init__(figures, remedy)
-
-    def __str__(self) -> str:
-        return f"{self.figures} Nothing was started. {self.remedy}"
-
-
 def work_key(recipe: Recipe, device: str) -> str:
     """Hash of everything that decides how long the work takes on a kind of device."""
     work = recipe.model_dump_json(exclude={"name", "description", "budget", "hardware"})
@@ -214,37 +201,6 @@ def with_line(plan: Plan, line: CostLine, assumption: str) -> Plan:
     )
 
 
-def check_fits(plan: Plan, recipe: Recipe, instead: str = "") -> None:
-    """Refuse a plan whose P90 is above the budget or the hours.
-
-    Args:
-        instead: a sentence on what else would fit, where somebody has looked.
-
-    Raises:
-        OverBudgetPlanError: with the figures, and what would fit.
-    """
-    budget, usd = recipe.budget.usd, plan.usd
-    opt_in = "To start all the same and keep what is done when it stops, add --accept-partial."
-    opt_in = f"{instead} {opt_in}" if instead else opt_in
-    if usd.p90 > budget:
-        fits = _steps_that_fit(plan, budget)
-        remedy = f"Raise budget.usd to {_up(usd.p90)}"
-        if fits:
-            remedy += f", or lower the training from {plan.units['train']:,} to {fits:,} steps"
-        raise OverBudgetPlanError(
-            f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
-            f"{format_usd(usd.p90)}; its budget is {format_usd(budget)}.",
-            f"{remedy}. {opt_in}",
-        )
-    limit = recipe.budget.hours
-    if limit is not None and plan.hours.p90 > limit:
-        raise OverBudgetPlanError(
-            f"this run is estimated at {format_hours(plan.hours.p50)}, and one run in ten at more "
-            f"than {format_hours(plan.hours.p90)}; its limit is {format_hours(limit)}.",
-            f"Raise budget.hours to {plan.hours.p90:.3g}. {opt_in}",
-        )
-
-
 def over(budget: Budget, usd: Quantiles, hours: Quantiles) -> str | None:
     """By how much a run passes its budget or its hours at P90; `None` where it fits."""
     parts = []
@@ -314,18 +270,3 @@ def _quantile_hours(low_s: float, middle_s: float, high_s: float) -> Quantiles:
         for seconds in (low_s, middle_s, high_s)
     )
     return Quantiles(p10=p10, p50=p50, p90=p90)
-
-
-def _steps_that_fit(plan: Plan, budget: Decimal) -> int:
-    steps = plan.units.get("train", 0)
-    train = sum((line.usd.p90 for line in plan.lines if line.name == "train"), Decimal(0))
-    left = budget - (plan.usd.p90 - train)
-    return int(steps * left / train) if train > 0 and left > 0 else 0
-
-
-def _up(usd: Decimal) -> str:
-    """A budget that is enough, rounded up to two significant digits and never to the cent below."""
-    if usd <= 0:
-        return format_usd(usd)
-    step = Decimal(1).scaleb(usd.adjusted() - 1)
-    return format_usd((usd / step).to_integral_value("ROUND_CEILING") * step)

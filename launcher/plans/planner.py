@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.estimate import quantiles as estimate
+from launcher.estimate.efficiency import Efficiency, fitted
 from launcher.estimate.gpus import find_gpu
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
@@ -80,6 +81,8 @@ class Ranked:
     """So many of the first ranks fit budget and hours."""
     frontier: NDArray[np.bool_]
     misfits: tuple[Misfit, ...]
+    efficiency: Efficiency
+    """What was known of how fast the machines train."""
     now: float
     """When it was made [unix s]."""
 
@@ -94,7 +97,7 @@ class Ranked:
     def plan(self, rank: int) -> Plan:
         """The whole plan for one offer."""
         offer, run = self.offers[rank], self.runs[self.run_of[rank]]
-        plan = _plan(self.recipe, self.work, offer, run, self.now)
+        plan = _plan(self.recipe, self.work, offer, run, self.now, self.efficiency)
         ranks = dict.fromkeys([rank, *range(len(self))[:ALTERNATIVES], *self._staying()])
         alternatives = tuple(self._alternative(each) for each in ranks)
         return with_teacher_api(plan.model_copy(update={"alternatives": alternatives}), self.recipe)
@@ -132,6 +135,7 @@ def plan_offers(
     now: float,
     *,
     spot_hours_between: float = SPOT_HOURS_BETWEEN,
+    efficiency: Efficiency | None = None,
 ) -> Ranked:
     """Price every offer as a whole run of the recipe, and rank them.
 
@@ -141,6 +145,7 @@ def plan_offers(
         facts: of the recipe's data and models (`launcher.plans.read_facts`).
         now: unix seconds; the age of a price counts from here.
         spot_hours_between: mean hours until one spot machine is taken away.
+        efficiency: how fast machines train, as measured; by the published runs where left out.
 
     Raises:
         RefusedError: the work can be done on none of them, and why; a teacher without a price.
@@ -150,7 +155,9 @@ def plan_offers(
     kinds, which = _kinds(allowed)
     reasons: list[str | None] = [_why_not(work, kind) for kind in kinds]
     possible = [number for number, reason in enumerate(reasons) if reason is None]
-    timed = hours_of(work, [_known(kinds[number]) for number in possible], spot_hours_between)
+    efficiency = efficiency or fitted()
+    known = [_known(kinds[number]) for number in possible]
+    timed = hours_of(work, known, spot_hours_between, efficiency)
     for number, run in zip(possible, timed, strict=True):
         if run is None:
             reasons[number] = "taken away so often that the work would never end"
@@ -158,7 +165,7 @@ def plan_offers(
     misfits = _misfits(kinds, reasons, which)
     if not runs:
         raise _nowhere(recipe, misfits)
-    return _ranked(recipe, work, allowed, which, runs, misfits, now)
+    return _ranked(recipe, work, allowed, which, runs, misfits, now, efficiency)
 
 
 # ---- kinds of machines -----------------------------------------------------------------------
@@ -242,6 +249,7 @@ def _ranked(
     runs: Mapping[int, RunHours],
     misfits: tuple[Misfit, ...],
     now: float,
+    efficiency: Efficiency,
 ) -> Ranked:
     place = np.full(int(which.max(initial=0)) + 1, -1, dtype=np.intp)
     place[list(runs)] = np.arange(len(runs))
@@ -249,7 +257,8 @@ def _ranked(
     run_of = place[which[can]]
     table = np.array([_each(run.total) for run in runs.values()])
     prices = np.array([float(offers[index].usd_per_hour) for index in can.tolist()])
-    api_usd = _endpoint_usd(recipe, work, offers[int(can[0])], next(iter(runs.values())), now)
+    any_offer, any_run = offers[int(can[0])], next(iter(runs.values()))
+    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, now, efficiency), recipe)
     usd = prices[:, None] * table[run_of] + api_usd
     hours = table[run_of] + np.array(_each(work.home_hours))
     fits = usd[:, 2] <= float(recipe.budget.usd)
@@ -268,6 +277,7 @@ def _ranked(
         fitting=fitting,
         frontier=_frontier(hours[order, 1], fitting),
         misfits=misfits,
+        efficiency=efficiency,
         now=now,
     )
 
@@ -279,17 +289,18 @@ def _frontier(hours: Floats, fitting: int) -> NDArray[np.bool_]:
     return np.concatenate([hours[:fitting] < before, np.zeros(len(hours) - fitting, np.bool_)])
 
 
-def _endpoint_usd(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float) -> Floats:
+def _endpoint_usd(plan: Plan, recipe: Recipe) -> Floats:
     """What a teacher behind an API costs: the same on every machine [USD]."""
-    plan = with_teacher_api(_plan(recipe, work, offer, run, now), recipe)
-    usd = plan.usd_of("teacher_api")
+    usd = with_teacher_api(plan, recipe).usd_of("teacher_api")
     return np.array([float(usd.p10), float(usd.p50), float(usd.p90)])
 
 
 # ---- plans -----------------------------------------------------------------------------------
 
 
-def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float) -> Plan:
+def _plan(
+    recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
+) -> Plan:
     at_home = {"generate": work.home_hours} if work.asked else {}
     lines = [
         *_lines(at_home, Decimal(0)),
@@ -305,7 +316,7 @@ def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float) -
             "recipe": recipe.name,
             "offer": offer,
             "lines": tuple(lines),
-            "assumptions": tuple(assumptions(work, offer, run, now)),
+            "assumptions": tuple(assumptions(work, offer, run, now, efficiency)),
             "work": work_key(recipe, f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"),
             "units": {stage: count for stage, count in units.items() if count},
             "prompt_bytes": work.prompt_bytes,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from launcher.estimate.efficiency import Efficiency
 from launcher.estimate.generation import Writing, estimate_writing
 from launcher.estimate.gpus import Gpu
 from launcher.estimate.interruptions import best_interval, expected_completion
@@ -86,7 +87,10 @@ class RunHours:
 
 
 def hours_of(
-    work: Work, kinds: Sequence[Kind], spot_hours_between: float = SPOT_HOURS_BETWEEN
+    work: Work,
+    kinds: Sequence[Kind],
+    spot_hours_between: float = SPOT_HOURS_BETWEEN,
+    efficiency: Efficiency | None = None,
 ) -> list[RunHours | None]:
     """How long the work takes on each kind of machine, training estimated for all at once.
 
@@ -125,7 +129,7 @@ def hours_of(
             spot_hours_between=spot_hours_between,
         )
 
-    return [on(*pair) for pair in zip(kinds, train_hours(work, kinds), strict=True)]
+    return [on(*pair) for pair in zip(kinds, train_hours(work, kinds, efficiency), strict=True)]
 
 
 def boot_hours(download_bytes: float) -> Quantiles:
@@ -141,11 +145,14 @@ def boot_hours(download_bytes: float) -> Quantiles:
     return add_up(together(parts).values()).times(1 / 3600)
 
 
-def train_hours(work: Work, kinds: Sequence[Kind]) -> list[Quantiles]:
-    """Hours on the wall to train, for each kind of machine."""
+def train_hours(
+    work: Work, kinds: Sequence[Kind], efficiency: Efficiency | None = None
+) -> list[Quantiles]:
+    """Hours on the wall to train, for each kind of machine; by the published runs where no other
+    efficiency is given."""
     if not kinds:
         return []
-    fleet = estimate_fleet(work.training, Fleet.of([kind.machine for kind in kinds]))
+    fleet = estimate_fleet(work.training, Fleet.of([kind.machine for kind in kinds]), efficiency)
     columns = zip(kinds, fleet.p10, fleet.p50, fleet.p90, strict=True)
     return [
         _train_hours(work, kind, Quantiles(float(p10), float(p50), float(p90)))

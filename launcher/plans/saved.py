@@ -4,11 +4,11 @@ It holds the recipe too, its paths resolved, so that what has changed since can 
 plan is run as it stands or not at all; only prices may move, and these by so much and no more.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -185,7 +185,7 @@ def _token_prices(plan: Plan, today: Plan) -> Iterator[tuple[str, Decimal, Decim
             yield line.name, line.usd_per_unit, line.usd_per_unit if now is None else now
 
 
-def _at_prices(plan: Plan, today: Plan, there: dict[object, Offer]) -> Plan:
+def _at_prices(plan: Plan, today: Plan, there: Mapping[Any, Offer]) -> Plan:
     """The plan with what every line and every alternative costs now; those gone are left out."""
     prices = {name: now for name, _, now in _token_prices(plan, today)}
     offer = _priced(plan.offer, there)
@@ -203,7 +203,7 @@ def _at_prices(plan: Plan, today: Plan, there: dict[object, Offer]) -> Plan:
     return plan.model_copy(update={"offer": offer, "lines": lines, "alternatives": alternatives})
 
 
-def _priced(offer: Offer, there: dict[object, Offer]) -> Offer:
+def _priced(offer: Offer, there: Mapping[Any, Offer]) -> Offer:
     """An offer as it was planned, or as it is now where its price has moved."""
     now = there[_PLACE(offer)]
     return offer if now.usd_per_hour == offer.usd_per_hour else now

@@ -96,20 +96,6 @@ def why(ranked: Ranked) -> str:
     return f"{text}; the next, {second.offer.name}, costs {dearer} more"
 
 
-def instead(elsewhere: Ranked) -> str:
-    """A sentence on the best run among other machines than those that were asked for; empty where
-    none fits either."""
-    if not elsewhere.fitting:
-        return ""
-    (best,) = elsewhere.options(0, 1)
-    offer, hours = best.offer, best.hours.p50
-    return (
-        f"Or take {offer.accelerators * offer.nodes} {offer.gpu} and {hours:.1f} h instead "
-        f"(hardware.accelerators {offer.gpu}:{offer.accelerators}, hardware.nodes {offer.nodes}): "
-        f"{format_usd(best.usd.p50)}, at P90 {format_usd(best.usd.p90)}."
-    )
-
-
 # ---- parts -----------------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
+import recipes
+from launcher.cli import cli
 from launcher.outside import Outside
 
 Still = Callable[..., Result]
@@ -136,3 +138,28 @@ def test_a_plan_that_is_a_recipe_is_named(still: Still, recipe_file: Path) -> No
 
     assert result.exit_code == 2
     assert f"{recipe_file} is not a valid SavedPlan" in result.stderr
+
+
+# ---- what would fit --------------------------------------------------------------------------
+
+
+def test_a_refusal_on_rented_machines_says_how_much_would_fit_and_where_else_all_of_it(
+    own_home: Path, sky_home: Path, clock: Callable[[], float]
+) -> None:
+    environ = {"STILLHOUSE_HOME": str(own_home), "HOME": str(sky_home)}
+    world = Outside(environ=environ, clock=clock)
+    shipped = Path(recipes.__file__).parent
+
+    over = CliRunner(mix_stderr=False).invoke(
+        cli, ["plan", str(shipped / "s1.yaml"), "--budget", "40"], obj=world
+    )
+    late = CliRunner(mix_stderr=False).invoke(
+        cli,
+        ["plan", str(shipped / "reasoning-7b.yaml"), "--hours", "0.8", "--budget", "60"],
+        obj=world,
+    )
+
+    assert over.exit_code == 3
+    assert "of 1,000 samples (--set data.rows=" in over.stderr
+    assert late.exit_code == 3
+    assert " instead (hardware.accelerators H100:8, hardware.nodes 2)" in late.stderr

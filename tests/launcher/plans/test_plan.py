@@ -1,4 +1,4 @@
-"""What a run will cost here, and whether that fits."""
+"""What a run will cost here."""
 
 from decimal import Decimal
 from typing import Any
@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import (
-    OverBudgetPlanError,
     Plan,
-    check_fits,
     plan_from_history,
     plan_from_trial,
     summary,
@@ -65,40 +63,6 @@ def test_quantiles_are_in_order_and_lines_sum_to_the_total_exactly(
     assert usd.p90 == sum((line.quantity.p90 * line.usd_per_unit for line in plan.lines), Decimal())
     more = plan_from_trial(recipe, offer, trial_of(steps + 1, tuple(seconds)), "w")
     assert more.usd.p50 >= usd.p50
-
-
-def test_a_plan_above_the_budget_is_refused_with_both_figures_and_what_would_fit(
-    recipe: Recipe, plan: Plan
-) -> None:
-    with pytest.raises(OverBudgetPlanError) as refused:
-        check_fits(plan, with_budget(recipe, usd="0.02"))
-
-    message = str(refused.value)
-    assert refused.value.exit_code == 3
-    assert "$0.0160" in message  # the estimate
-    assert "$0.0200" in message  # the budget
-    assert "Nothing was started" in message
-    assert "Raise budget.usd to $0.0260" in message
-    assert "lower the training from 100 to 68 steps" in message
-    assert "--accept-partial" in message
-
-
-def test_what_the_refusal_proposes_fits(recipe: Recipe, plan: Plan) -> None:
-    check_fits(plan, with_budget(recipe, usd="0.0260"))
-
-
-def test_a_budget_too_small_for_anything_proposes_no_number_of_steps(
-    recipe: Recipe, plan: Plan
-) -> None:
-    with pytest.raises(OverBudgetPlanError) as refused:
-        check_fits(plan, with_budget(recipe, usd="0.0001"))
-
-    assert "lower the training" not in str(refused.value)
-
-
-def test_a_plan_longer_than_the_hours_is_refused(recipe: Recipe, plan: Plan) -> None:
-    with pytest.raises(OverBudgetPlanError, match=r"its limit is 0\.3 min"):
-        check_fits(plan, with_budget(recipe, hours="0.005"))
 
 
 def test_earlier_runs_replace_the_trial_and_narrow_the_range(recipe: Recipe, plan: Plan) -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import recipes
 from launcher.market.look import Wanted, look_for_offers
 from launcher.market.offers import Offer
-from launcher.plans.plan import OverBudgetPlanError, Plan, check_fits, summary
+from launcher.plans.fits import check_fits
+from launcher.plans.plan import Plan, summary
 from launcher.plans.planner import ALTERNATIVES, STAYING, Ranked, plan_offers
 from launcher.plans.read_facts import read_facts
-from launcher.plans.show_ranked import instead
 from recipes.errors import RefusedError
 from recipes.loading import load_recipe, with_changes
 from recipes.recipe import Recipe
@@ -218,24 +218,6 @@ def test_an_endpoint_counts_where_the_budget_is_asked() -> None:
     recipe = shipped("api-teacher", **{"budget.usd": "2.5"})
 
     assert ranked(offer("0.1", accelerators=1, nodes=1), recipe=recipe).fitting == 0
-
-
-# ---- when nothing fits -----------------------------------------------------------------------
-
-
-def test_a_refusal_names_what_else_would_fit() -> None:
-    recipe = shipped(**{"budget.usd": "35"})
-    h200 = offer("22", accelerator="H200", nodes=1)
-    made, elsewhere = ranked(offer(), recipe=recipe), ranked(h200, recipe=recipe)
-
-    with pytest.raises(OverBudgetPlanError) as refused:
-        check_fits(made.chosen, recipe, instead(elsewhere))
-
-    message = str(refused.value)
-    assert "its budget is $35.00" in message
-    assert "Or take 8 H200 and 0.9 h instead" in message
-    assert "hardware.accelerators H200:8, hardware.nodes 1" in message
-    assert instead(made) == ""
 
 
 # ---- properties ------------------------------------------------------------------------------

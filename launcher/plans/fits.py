@@ -1,0 +1,111 @@
+"""Whether a plan fits its recipe's budget and hours, and what would where it does not. Pure."""
+
+from decimal import Decimal
+
+from launcher.plans.plan import Plan, format_hours
+from recipes.errors import RefusedError
+from recipes.money import format_usd
+from recipes.recipe import Recipe
+
+
+class OverBudgetPlanError(RefusedError):
+    """The careful estimate is above what the recipe allows, so nothing was started."""
+
+    def __init__(self, figures: str, remedy: str) -> None:
+        self.figures = figures
+        self.remedy = remedy
+        super().__init__(figures, remedy)
+
+    def __str__(self) -> str:
+        return f"{self.figures} Nothing was started. {self.remedy}"
+
+
+def check_fits(plan: Plan, recipe: Recipe, smaller: str = "", instead: str = "") -> None:
+    """Refuse a plan whose P90 is above the budget or the hours.
+
+    Args:
+        smaller: how much less work would fit, where somebody has looked.
+        instead: a sentence on the machines that would, where somebody has looked.
+
+    Raises:
+        OverBudgetPlanError: with the figures, and what would fit.
+    """
+    budget, usd, limit, hours = recipe.budget.usd, plan.usd, recipe.budget.hours, plan.hours
+    if usd.p90 > budget:
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
+            f"{format_usd(usd.p90)}; its budget is {format_usd(budget)}.",
+            _remedy(f"Raise budget.usd to {_up(usd.p90)}", smaller, instead),
+        )
+    if limit is not None and hours.p90 > limit:
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_hours(hours.p50)}, and one run in ten at more "
+            f"than {format_hours(hours.p90)}; its limit is {format_hours(limit)}.",
+            _remedy(f"Raise budget.hours to {_up_hours(hours.p90)}", smaller, instead),
+        )
+
+
+def _remedy(more: str, smaller: str, instead: str) -> str:
+    sentences = [
+        f"{more}, or {smaller}." if smaller else f"{more}.",
+        instead,
+        "To start all the same and keep what is done when it stops, add --accept-partial.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _up(usd: Decimal) -> str:
+    """A budget that is enough, rounded up to two significant digits and never to the cent below."""
+    return format_usd(_rounded_up(usd)) if usd > 0 else format_usd(usd)
+
+
+def _up_hours(hours: Decimal) -> str:
+    """
+    >>> _up_hours(Decimal("0.01234")), _up_hours(Decimal("123.4"))
+    ('0.013', '130')
+    """
+    return f"{_rounded_up(hours):f}"
+
+
+def _rounded_up(figure: Decimal) -> Decimal:
+    step = Decimal(1).scaleb(figure.adjusted() - 1)
+    return Decimal((figure / step).to_integral_value("ROUND_CEILING") * step)
+
+
+# ---- less work -------------------------------------------------------------------------------
+
+
+def less_by_lines(plan: Plan, recipe: Recipe) -> str:
+    """How much less work would fit, where the lines grow in proportion to it, as those of a trial
+    do; empty where none does.
+
+    Fewer samples where their number decides how much is trained, else fewer steps.
+    """
+    steps, rows = plan.units.get("train", 0), recipe.data.rows
+    by_rows = recipe.training.epochs is not None and rows is not None
+    grow = ("train", "generate", "teacher_api") if by_rows else ("train",)
+    share = _share_that_fits(plan, recipe, grow)
+    if by_rows and rows is not None:
+        return fewer_samples(int(rows * share), rows)
+    return fewer_steps(int(steps * share), steps)
+
+
+def _share_that_fits(plan: Plan, recipe: Recipe, grow: tuple[str, ...]) -> Decimal:
+    """Which share of the lines that grow with the work there is room for; at most all of them."""
+    growing = [line for line in plan.lines if line.name.startswith(grow)]
+    pairs = [(recipe.budget.usd, plan.usd.p90, sum(line.usd.p90 for line in growing))]
+    if recipe.budget.hours is not None:
+        own = sum(line.quantity.p90 for line in growing if line.unit == "h")
+        pairs.append((recipe.budget.hours, plan.hours.p90, own))
+    shares = [(limit - (whole - own)) / own for limit, whole, own in pairs if own]
+    return max(Decimal(0), min(Decimal(1), *shares)) if shares else Decimal(0)
+
+
+def fewer_samples(count: int, rows: int) -> str:
+    """A way out in words; empty where not even one fits."""
+    return f"take {count:,} of {rows:,} samples (--set data.rows={count})" if count else ""
+
+
+def fewer_steps(count: int, steps: int) -> str:
+    """A way out in words; empty where not even one fits."""
+    return f"lower the training from {steps:,} to {count:,} steps" if count else ""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from launcher.doctor import Check
+    from launcher.estimate.efficiency import Efficiency
     from launcher.market.look import Found, Terms
     from launcher.plans.planner import Ranked
     from tracking.compare import Comparison
@@ -205,15 +206,25 @@ class Outside:
         from launcher.plans.read_facts import read_facts
 
         recipe, facts = made.recipe, read_facts(made.recipe)
-        less = less_work(made.recipe, made.plan.offer, facts, self.clock())
+        efficiency = self._efficiency()
+        less = less_work(recipe, made.plan.offer, facts, self.clock(), efficiency)
         terms: Terms = "any" if recipe.hardware.spot else "on_demand"
         try:
             single = self.offers("any", 1, terms).offers
             offers = [each for nodes in NODES for each in on_nodes(single, nodes)]
-            elsewhere = plan_offers(recipe, offers, facts, self.clock())
+            elsewhere = plan_offers(recipe, offers, facts, self.clock(), efficiency=efficiency)
         except RefusedError:
             return less, ""
         return less, other_machines(elsewhere)
+
+    def _efficiency(self) -> "Efficiency":
+        """What published runs and our own say of how fast GPUs train."""
+        from launcher.estimate.efficiency import fit, fitted
+        from launcher.estimate.evidence import published
+        from launcher.plans.own_runs import own_evidence
+
+        own = own_evidence(self.home, self.ledger.runs())
+        return fit((*published(), *own)) if own else fitted()
 
     def _resolve(self, recipe: Recipe, folder: Path) -> Recipe:
         from launcher.resolve import resolve_paths
@@ -242,7 +253,9 @@ class Outside:
         found = self.offers(hardware.accelerators, hardware.nodes, terms)
         for warning in found.warnings:
             self.progress.print(f"warning: {warning}", markup=False, highlight=False)
-        ranked = plan_offers(recipe, found.offers, facts, self.clock())
+        ranked = plan_offers(
+            recipe, found.offers, facts, self.clock(), efficiency=self._efficiency()
+        )
         return Planned(recipe, ranked.chosen, ranked)
 
     def open_run(self, planned: Planned, store: str | None) -> str:

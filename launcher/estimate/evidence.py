@@ -10,6 +10,9 @@ from typing import Any, get_type_hints
 from launcher.estimate.gpus import find_gpu
 from launcher.estimate.work import Machine, TrainingWork
 
+OWN = "own runs"
+"""The project of runs that were measured here and not published by others."""
+
 
 @dataclass(frozen=True)
 class Evidence:

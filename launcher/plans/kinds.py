@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from launcher.estimate.gpus import Gpu
 from launcher.estimate.memory import generating_need, training_need
 from launcher.estimate.work import Machine
 from launcher.plans.work_of import Work
+from recipes.recipe import Training
 
 LOSS_PIECE_BYTES = 2**26
 """The worker takes the loss in pieces whose logits are so large in float32 [bytes]."""
@@ -78,5 +80,26 @@ def _too_small(doing: str, needed: float, gpu: Gpu) -> str:
 
 def samples_at_once(work: Work, gpus: int) -> int:
     """Samples in one forward pass of a GPU, as the worker shares a step out."""
-    wanted = work.recipe.training.micro_batch_size or work.samples_a_step
-    return min(wanted, math.ceil(work.samples_a_step / gpus))
+    return Sharing.of(work.recipe.training, work.samples_a_step, gpus).at_once
+
+
+class Sharing(NamedTuple):
+    """How the worker shares a step out over GPUs."""
+
+    at_once: int
+    """Samples in one forward pass of a GPU."""
+    rounds: int
+    """Passes of a step."""
+    slower: float
+    """All wait for those that have more to do: so many times longer than shared evenly."""
+
+    @classmethod
+    def of(cls, training: Training, samples_a_step: int, gpus: int) -> "Sharing":
+        """
+        >>> Sharing.of(Training(steps=1, batch_size=6, learning_rate=1.0), 6, gpus=4)
+        Sharing(at_once=2, rounds=1, slower=1.3333333333333333)
+        """
+        wanted = training.micro_batch_size or samples_a_step
+        at_once = min(wanted, math.ceil(samples_a_step / gpus))
+        rounds = math.ceil(math.ceil(samples_a_step / at_once) / gpus)
+        return cls(at_once, rounds, rounds * gpus * at_once / samples_a_step)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from launcher.estimate.efficiency import Efficiency
+from launcher.estimate.evidence import OWN
 from launcher.estimate.overheads import (
     DISK_BYTES_PER_S,
     DOWNLOAD_BYTES_PER_S,
@@ -59,6 +60,10 @@ def _training(work: Work, run: RunHours, efficiency: Efficiency) -> Iterator[str
         f"training by itself: {_range(alone.times(kind.gpus))} GPU-hours, "
         f"{_times(alone)} on {kind.gpus} {kind.gpu.name}"
     )
+    own = sum(row.project == OWN and row.machine.gpu == kind.gpu for row in efficiency.evidence)
+    if own:
+        runs = "1 run" if own == 1 else f"{own} runs"
+        yield f"training: corrected by {runs} of your own on {kind.gpu.name}"
     for note in estimate_training(work.training, kind.machine, efficiency).notes:
         yield f"training: {note}"
     if work.recipe.training.dtype == "float32":

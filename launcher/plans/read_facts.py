@@ -49,13 +49,24 @@ def read_facts(recipe: Recipe) -> Facts:
             _rows(task.data, f"evaluation.{number}.data", by_character)
             for number, task in enumerate(recipe.evaluation)
         ),
-        student=_new_model(recipe.student)
-        if isinstance(recipe.student, NewStudent)
-        else _model(recipe.student.model, "student.model"),
+        student=student_facts(recipe),
         teacher=_model(teacher.model, "teacher.model")
         if isinstance(teacher, ModelTeacher)
         else None,
     )
+
+
+def student_facts(recipe: Recipe) -> ModelFacts:
+    """The facts of its student alone.
+
+    Raises:
+        RefusedError: the student's size is not known.
+        InvalidInputError: its config cannot be read.
+    """
+    student = recipe.student
+    if isinstance(student, NewStudent):
+        return _new_model(student)
+    return _model(student.model, "student.model")
 
 
 # ---- models ----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from launcher.estimate.overheads import (
 from launcher.estimate.quantiles import Z90, Quantiles
 from launcher.estimate.training import estimate_fleet
 from launcher.estimate.work import Fleet
-from launcher.plans.kinds import Kind, samples_at_once
+from launcher.plans.kinds import Kind, Sharing
 from launcher.plans.spread import add_up, and_spread, together
 from launcher.plans.work_of import ANSWER_SHARE, Answers, Work
 
@@ -163,12 +163,10 @@ def train_hours(
 def _train_hours(work: Work, kind: Kind, gpu_hours: Quantiles) -> Quantiles:
     """Widened by the number of tokens, and never below what launching the kernels takes."""
     training, gpus = work.recipe.training, kind.gpus
-    at_once = samples_at_once(work, gpus)
-    rounds = math.ceil(math.ceil(work.samples_a_step / at_once) / gpus)
-    idle = rounds * gpus * at_once / work.samples_a_step  # all wait for those that have more to do
+    sharing = Sharing.of(training, work.samples_a_step, gpus)
     slower = FLOAT32_SLOWDOWN if training.dtype == "float32" else 1.0
-    hours = and_spread(gpu_hours, work.token_spread).times(idle * slower / gpus)
-    launches = work.steps * rounds * work.student.layers / 3600
+    hours = and_spread(gpu_hours, work.token_spread).times(sharing.slower * slower / gpus)
+    launches = work.steps * sharing.rounds * work.student.layers / 3600
     least = PASS_SECONDS_PER_LAYER.times(launches)
     return Quantiles(*map(max, _each(hours), _each(least)))
 

@@ -12,7 +12,7 @@ from launcher.estimate.models import ModelFacts
 from launcher.estimate.overheads import weight_bytes
 from launcher.estimate.quantiles import Quantiles
 from launcher.estimate.work import TrainingWork
-from recipes.recipe import ApiTeacher, ModelTeacher, Recipe, Sampling
+from recipes.recipe import ApiTeacher, ModelTeacher, Recipe, Sampling, Training
 
 ANSWER_SHARE = Quantiles(0.1, 0.5, 1.0)
 """How long an answer is, as a share of the longest allowed. Nobody knows before it is written."""
@@ -120,13 +120,12 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
     return Work(
         recipe=recipe,
         student=student,
-        training=TrainingWork.of_model(
+        training=training_work(
+            training,
             student,
             train_tokens=passes * samples * lengths.p50,
             sample_tokens=lengths.p50,
             samples_per_step=min(training.batch_size, samples),
-            recompute=training.gradient_checkpointing,
-            fusion="attention_and_loss",  # no mask, so fused kernels; the loss comes in pieces
         ),
         token_spread=lengths.times(1 / lengths.p50),
         steps=steps,
@@ -138,6 +137,30 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
         prompt_bytes=rows.prompt_bytes if sampling else None,
         download_bytes=_download_bytes(recipe, facts),
         notes=tuple(_notes(rows, sampling, lengths, steps, passes)),
+    )
+
+
+def training_work(
+    training: Training,
+    student: ModelFacts,
+    *,
+    train_tokens: float,
+    sample_tokens: float,
+    samples_per_step: float,
+) -> TrainingWork:
+    """What our worker does to train a student.
+
+    Work on models of one shape, with and without recomputation, shares what was measured of it.
+    """
+    again = ", recomputed" if training.gradient_checkpointing else ""
+    return TrainingWork.of_model(
+        student,
+        train_tokens=train_tokens,
+        sample_tokens=sample_tokens,
+        samples_per_step=samples_per_step,
+        recompute=training.gradient_checkpointing,
+        fusion="attention_and_loss",  # no mask, so fused kernels; the loss comes in pieces
+        setup=f"{student.params} parameters in {student.layers} layers{again}",
     )
 
 

@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart check test test-fast bench golden test-cloud cloudlab-up cloudlab-down clean
+.PHONY: help env quickstart check test test-fast simulate bench golden test-cloud cloudlab-up cloudlab-down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test-fast: env ## the tests that take a moment
 
 test: check ## static checks and every test but those on the emulated cloud
 	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
+
+simulate: env ## worlds by the million against the guarantee; SEED=N tells the story of one
+	$(BIN)/python tests/simulation/simulate.py $(if $(SEED),--seed $(SEED),--worlds $(or $(WORLDS),1000000))
 
 test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; needs root
 	$(BIN)/python -m pytest -m cloudlab

@@ -23,8 +23,8 @@ class Task:
     run: str
     offer: Offer
     limits: Limits
-    limit_s: float
-    """After so many seconds a machine ends itself, counted from its setup [s]."""
+    limit_s: Callable[[float], float]
+    """`now -> after how long a machine ends itself`, asked when its setup begins [s]."""
 
 
 MakeNode = Callable[[list[Machine], Task], Node]
@@ -39,6 +39,14 @@ class Request:
     node: Node | None = None
     error: ProvisionError | None = None
     is_over: bool = False
+    has_client: bool = True
+    """Whether a process of ours waits for it."""
+
+    @property
+    def is_unguarded(self) -> bool:
+        """Whether it has a machine without a timer: only we can end that one."""
+        unset = self.node is None
+        return unset and any(machine.exists and machine.costs for machine in self.machines)
 
     def end(self, error: ProvisionError | None = None) -> None:
         self.error = self.error or error
@@ -51,11 +59,13 @@ class Server:
     def __init__(self, world: World, cloud: Cloud, make_node: MakeNode) -> None:
         self.world = world
         self.clusters: dict[str, Request] = {}
+        self.requests: list[Request] = []
         self._cloud = cloud
         self._make_node = make_node
 
     def begin(self, task: Task, cluster: str) -> Request:
         request = self.clusters[cluster] = Request(task)
+        self.requests.append(request)
         self.world.at(self.world.chance.uniform(2, 30), lambda: self._provision(request))
         return request
 
@@ -93,7 +103,7 @@ class Server:
             request.end(ProvisionError("a machine went away while it was set up"))
             return
         request.node = self._make_node(request.machines, request.task)
-        request.node.set_timers(request.task.limit_s)
+        request.node.set_timers(request.task.limit_s(request.node.clock()))
         self.world.at(self.world.chance.uniform(5, 60), lambda: self._submit(request))
 
     def _submit(self, request: Request) -> None:
@@ -107,7 +117,9 @@ class Server:
         request.end()
 
     def _die(self, request: Request) -> None:
-        if not request.is_over:
+        # With nobody left to be told of it, the machine would have neither a timer nor a watcher:
+        # that is not promised (docs/decisions/0007).
+        if not request.is_over and request.has_client:
             self.world.tell("SkyPilot's server dies")
             request.end(ProvisionError("the API server is gone"))
 
@@ -167,8 +179,11 @@ class Client:
             raise ProvisionError("the API server did not answer")
         self._world.tell(f"SkyPilot is to launch {cluster} on {task.offer.name}")
         request = self._server.begin(task, cluster)
-        while not request.is_over:
-            self._world.sleep(5.0)
+        try:
+            while not request.is_over:
+                self._world.sleep(5.0)
+        finally:
+            request.has_client = False
         self._world.boundary("after sky launch")
         if request.error is not None:
             self._world.tell(f"the launch failed: {request.error}")
@@ -177,7 +192,6 @@ class Client:
             raise ProvisionError("the answer of the API server was lost")
 
     def job_state(self, cluster: str) -> JobState:
-        self._world.boundary("before sky queue")
         request = self._known(cluster)
         if request is None or request.node is None or not request.node.is_up:
             return "unknown"

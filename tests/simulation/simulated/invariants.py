@@ -16,8 +16,8 @@ from typing import Any
 
 from recipes.store import Store
 from recipes.store_checkpoints import newest_checkpoint
-from simulated.cloud import Cloud, Machine
-from simulated.world import World
+from simulated.cloud import REMEMBERED_S, Cloud, Machine
+from simulated.world import SKEW_S, World
 
 OVERSHOOT = Decimal("0.001")
 """Share of the budget that a run may pass it by."""
@@ -77,7 +77,9 @@ class Invariants:
         self._store = store
         self._book = book
         self._safe_step = 0
+        self._begun_at: dict[int, float] = {}
         self._settled_at: dict[int, float] = {}
+        self._reserved_for: dict[int, int] = {}
 
     # ---- the ledger
 
@@ -88,6 +90,11 @@ class Invariants:
             entry = json.loads(data)
             self.account.add(kind, entry)
             self._world.tell(f"ledger: {kind} {_short(entry)}")
+            if kind == "attempt_started":
+                self._begun_at[entry["attempt"]] = self._world.now
+                self._reserved_for[entry["attempt"]] = self.account.reserved.get(
+                    entry["reservation"], 0
+                )
             if kind == "attempt_ended":
                 self._settled_at[entry["attempt"]] = self._world.now
             if kind == "teardown" and entry["proved"]:
@@ -158,14 +165,22 @@ class Invariants:
             self._fail(f"the cloud charges {bill} micro-dollars of {budget}")
 
     def _check_dollars(self, attempt: int, settled: int, machines: list[Machine]) -> None:
-        """The ledger's are the cloud's. Where it does not say when a machine ended, ours may be
-        more: up to when its end was noticed."""
+        """The ledger's are the cloud's, to a micro-dollar a machine, where the cloud tells all.
+
+        Where it does not say when a machine ended, ours may be more: up to the moment at which the
+        end was noticed, by a launcher's clock. Where it has forgotten the machines, ours may be
+        as much as was reserved. It is never less.
+        """
         bill = sum(machine.bill(self._world.now) for machine in machines)
         least, most = bill - len(machines), bill + len(machines)
+        settled_at = self._settled_at[attempt]
         for machine in machines:
             if not machine.tells_its_end and machine.ended_at is not None:
-                unsure_s = self._settled_at[attempt] - machine.ended_at
+                unsure_s = settled_at + SKEW_S - machine.ended_at
                 most += int(float(machine.usd_per_hour) * unsure_s / 3600 * 1_000_000) + 1
+        begun_at = min((m.launched_at for m in machines), default=self._begun_at[attempt])
+        if settled_at - begun_at > REMEMBERED_S - 600:
+            most = max(most, self._reserved_for[attempt] + 1)
         if not least <= settled <= most:
             self._fail(
                 f"attempt {attempt} stands in the ledger with {settled} micro-dollars, and the "

@@ -7,14 +7,14 @@ later. In the end nothing goes wrong any more, and somebody says `still down` un
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from shaky_store import Killed
 
@@ -34,7 +34,6 @@ from recipes.errors import (
     StoppedError,
     TeardownUnprovedError,
 )
-from recipes.money import from_micro_usd
 from recipes.recipe import Recipe
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.stored_run import withdraw_results
@@ -43,13 +42,13 @@ from simulated.cluster import Client, Server, Task
 from simulated.invariants import BrokenInvariantError, Invariants, OnWritten
 from simulated.store import MemoryStore, StoreInTheWorld
 from simulated.worker import Node, Work
-from simulated.world import World
+from simulated.world import SKEW_S, World
 from tracking.entries import BudgetRaised, Git, StateChanged
 from tracking.home import Home
 from tracking.ledger import Ledger
 
 RUN = "simulated-1"
-STEP_S = 40.0
+STEP_S = 60.0
 """A step of the training, and how often a run is looked at [s]: long, so that worlds are short."""
 MOST_PROCESSES = 4
 """After so many nobody tries any more, and the run is given back."""
@@ -71,7 +70,14 @@ class Parts:
 
     machines: type[RentedMachines] = RentedMachines
     ledger: type[Ledger] = Ledger
-    limit_s: Any = staticmethod(lambda limits: 60.0 * _limit_minutes(limits))
+    aws: type[AwsOneByOne] = AwsOneByOne
+    limits: Callable[[Limits], Limits] = lambda limits: limits
+    """What a node is told of its limits, from what the launcher wrote."""
+    limit_s: Callable[[Limits, float], float] = lambda limits, now: 60.0 * _limit_minutes(limits)
+    """`limits, now -> after how long a machine ends itself`, asked when its setup begins [s]."""
+
+
+REAL = Parts()
 
 
 class Life:
@@ -98,11 +104,11 @@ class Life:
         self._is_driven = False
         nodes = 2 if "two nodes" in world.troubles else 1
         self._work = Work(
-            steps=world.chance.randint(2, 15),
+            steps=world.chance.randint(2, 8),
             step_s=STEP_S,
             save_s=world.chance.uniform(1, 15),
             evaluation_s=world.chance.uniform(1, 30),
-            checkpoint_every_s=world.chance.choice((60.0, 120.0, 240.0)),
+            checkpoint_every_s=world.chance.choice((90.0, 200.0)),
         )
         self._plan = _plan(nodes, Decimal(world.chance.randint(2, 60)))
         needed_s = self._work.steps * STEP_S + 300
@@ -147,7 +153,8 @@ class Life:
             if after is None:
                 return
             act = after
-            late = self.world.happens("absence", 0.5)
+            unguarded = any(request.is_unguarded for request in self._server.requests)
+            late = self.world.happens("absence", 0.5) and not unguarded
             self.world.pass_time(10 ** chance.uniform(2, 4.3) if late else chance.uniform(1, 120))
 
     def _give_everything_back(self) -> None:
@@ -233,11 +240,11 @@ class Life:
 
     def _house(self) -> runs.House:
         world = self.world
-        skew = world.chance.uniform(-5, 5) if "skew" in world.troubles else 0.0
+        skew = world.chance.uniform(-SKEW_S, SKEW_S) if "skew" in world.troubles else 0.0
         clock = world.clock(skew)
 
         def aws(regions: Sequence[str]) -> Aws:
-            return AwsOneByOne(regions, lambda _service, region: Ec2(self.cloud, region))
+            return self._parts.aws(regions, lambda _service, region: Ec2(self.cloud, region))
 
         machines = self._parts.machines(
             Client(self._server, partial(_read_task, self._parts)),
@@ -246,6 +253,7 @@ class Life:
             _write_task,
             clock,
             world.sleep,
+            aside=lambda work: work(),
         )
         return runs.House(
             home=self._home,
@@ -306,8 +314,8 @@ def _write_task(run: RunDir, offer: Offer, cluster: str) -> str:
 
 def _read_task(parts: Parts, text: str) -> Task:
     run, offer, limits_json = json.loads(text)
-    limits = Limits.model_validate_json(limits_json)
-    return Task(run, Offer.model_validate_json(offer), limits, parts.limit_s(limits))
+    limits = parts.limits(Limits.model_validate_json(limits_json))
+    return Task(run, Offer.model_validate_json(offer), limits, partial(parts.limit_s, limits))
 
 
 # ---- the ledger -------------------------------------------------------------------------------
@@ -321,6 +329,9 @@ def _ledger(
 
     class Watchful(kind):  # type: ignore[valid-type, misc]
         _last = 0
+
+        # What stands there never changes, so it need not be read twice: half of a world's time.
+        _read = cache(kind._read)
 
         @contextmanager
         def _writing(self) -> Iterator[None]:
@@ -412,9 +423,7 @@ def _plan(nodes: int, usd_per_hour: Decimal) -> Plan:
 # ---- one world --------------------------------------------------------------------------------
 
 
-def live(
-    seed: int, folder: Path, parts: Parts = Parts(), *, tell_story: bool = False
-) -> Life:
+def live(seed: int, folder: Path, parts: Parts = REAL) -> Life:
     """Live one world through, in a folder of its own that is removed.
 
     Raises:
@@ -422,7 +431,7 @@ def live(
     """
     own = folder / f"world-{seed}"
     own.mkdir()
-    life = Life(seed, own, parts, tell_story=tell_story)
+    life = Life(seed, own, parts)
     try:
         life.live()
     finally:

@@ -1,9 +1,9 @@
 """A rented machine from the inside: its timer, and the worker that keeps to the worker's protocol.
 
 The worker's work is only time that passes, but what it says and stores is real: events, checkpoints
-and results go through `distill.upload` into the run store, limits are kept by `distill.context.Stop`
-and a new machine begins with `recipes.stored_run.restore`. See distill/worker.py and sky/*.sh, whose
-order of steps this follows.
+and results go through `distill.upload` into the run store, limits are kept by
+`distill.context.Stop` and a new machine begins with `recipes.stored_run.restore`. The order of
+steps is that of distill/worker.py and sky/*.sh.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,8 +26,8 @@ from recipes.rundir import (
     Scores,
     StageDone,
     StageStarted,
-    StopReason,
     Stopping,
+    StopReason,
     WorkerEnded,
     WorkerStarted,
     write_model,
@@ -36,7 +36,7 @@ from recipes.store import Store, StoreError
 from recipes.store_checkpoints import whole_here
 from recipes.stored_run import restore
 from simulated.cloud import Cloud, Machine
-from simulated.world import World
+from simulated.world import SKEW_S
 
 LINGER_S = 120.0
 """What `sky/run.sh` leaves a machine when its worker has ended [s]."""
@@ -72,7 +72,7 @@ class Timer:
         ends_at = self._clock() + seconds
         if self._ends_at is None or ends_at < self._ends_at:
             self._ends_at = ends_at
-            self._cloud.world.at(seconds, lambda: self._ring(ends_at))
+            self._cloud.world.at(max(0.0, seconds), lambda: self._ring(ends_at))
 
     def _ring(self, ends_at: float) -> None:
         if self._ends_at == ends_at:
@@ -98,7 +98,7 @@ class Node:
             on_stored: told of the step of each checkpoint that is safe in the store.
         """
         world = cloud.world
-        skew = world.chance.uniform(-5, 5) if "skew" in world.troubles else 0.0
+        skew = world.chance.uniform(-SKEW_S, SKEW_S) if "skew" in world.troubles else 0.0
         self.job: JobState = "waiting"
         self.clock = world.clock(skew)
         self.machines = machines

@@ -21,6 +21,9 @@ from shaky_store import Killed
 BEGINNING = 1_800_000_000.0
 """When every world begins [unix s]."""
 
+SKEW_S = 5.0
+"""Clocks are off by so much at most [s]."""
+
 TROUBLES = {
     "kills": "processes of ours end at any boundary, without a word",
     "absence": "hours pass until somebody looks after a run that nobody drives",
@@ -147,7 +150,11 @@ class World:
         self.pass_time(seconds)
 
     def call(
-        self, what: str, effect: Callable[[], Answer], trouble: str, failure: Callable[[], Exception]
+        self,
+        what: str,
+        effect: Callable[[], Answer],
+        trouble: str,
+        failure: Callable[[], Exception],
     ) -> Answer:
         """A call of a process of ours to the outside.
 

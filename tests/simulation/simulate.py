@@ -1,0 +1,78 @@
+"""Simulated worlds by the thousand: `make simulate [SEED=N] [WORLDS=N]`.
+
+With SEED one world is lived through, and its whole story printed; else as many as WORLDS says, on
+all cores. Exits with 1 where an invariant was broken.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+
+from simulated.api import live_api  # noqa: E402 - after the path is set
+from simulated.worlds import Result, folder_in_memory, live_many, tell  # noqa: E402
+
+CHUNK = 250
+API_WORLDS = 100
+
+
+@click.command()
+@click.option("--seed", type=int, help="Tell the story of this one world.")
+@click.option("--worlds", type=int, default=1_000_000, show_default=True)
+@click.option("--first", type=int, default=0, help="Seed of the first world.", show_default=True)
+def main(seed: int | None, worlds: int, first: int) -> None:
+    """Live through simulated worlds."""
+    sys.exit(_tell(seed) if seed is not None else _live_all(first, worlds))
+
+
+def _tell(seed: int) -> int:
+    story, broken = tell(seed)
+    click.echo("\n".join(story))
+    click.echo(f"\n{broken or f'world {seed}: everything held'}")
+    return 1 if broken else 0
+
+
+def _live_all(first: int, worlds: int) -> int:
+    whole, began = Result(), time.monotonic()
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for result in pool.map(live_many, _chunks(first, worlds)):
+            whole.worlds += result.worlds
+            whole.broken |= result.broken
+            whole.overshoot = max(whole.overshoot, result.overshoot)
+            per_world_ms = 1000 * (time.monotonic() - began) / whole.worlds
+            click.echo(
+                f"\r{whole.worlds:,} of {worlds:,} worlds, {len(whole.broken):,} broken, "
+                f"{per_world_ms:.1f} ms a world",
+                nl=False,
+                err=True,
+            )
+    click.echo(err=True)
+    for message in list(whole.broken.values())[:20]:
+        click.echo(message)
+    click.echo(
+        f"{whole.worlds:,} worlds, {len(whole.broken):,} with a broken invariant; highest "
+        f"overshoot {100 * whole.overshoot:.4f} % of the budget"
+    )
+    with folder_in_memory() as folder:
+        shares = [live_api(seed, folder).overshoot for seed in range(first, first + API_WORLDS)]
+    click.echo(
+        f"{API_WORLDS} worlds with a teacher's API at 128 streams; highest overshoot "
+        f"{100 * max(shares):.4f} % of the budget"
+    )
+    return 1 if whole.broken or max(shares) > 0 else 0
+
+
+def _chunks(first: int, worlds: int) -> Iterator[range]:
+    for begin in range(first, first + worlds, CHUNK):
+        yield range(begin, min(begin + CHUNK, first + worlds))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ left. At the end: the ledger's dollars are the cloud's.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from recipes.store import Store
 from recipes.store_checkpoints import newest_checkpoint
 from simulated.cloud import REMEMBERED_S, Cloud, Machine
+from simulated.setting import Rows
 from simulated.world import SKEW_S, World
 
 OVERSHOOT = Decimal("0.001")
@@ -69,7 +69,7 @@ class Invariants:
             book: the run's `rented.jsonl`.
         """
         self.account = Account()
-        self.rows: list[tuple[int, str, str]] = []
+        self.rows: Rows = []
         self.overshoot = Decimal(0)
         """What the cloud charged beyond the budget, as a share of it."""
         self._world = world
@@ -83,7 +83,7 @@ class Invariants:
 
     # ---- the ledger
 
-    def wrote(self, rows: list[tuple[int, str, str]]) -> None:
+    def wrote(self, rows: Rows) -> None:
         """New rows stand in the ledger."""
         for seq, kind, data in rows:
             self.rows.append((seq, kind, data))
@@ -104,7 +104,7 @@ class Invariants:
         if committed > account.budget * (1 + OVERSHOOT):
             self._fail(f"{committed} micro-dollars are spent or reserved of {account.budget}")
 
-    def check_ledger(self, rows: list[tuple[int, str, str]]) -> None:
+    def check_ledger(self, rows: Rows) -> None:
         """What stands there now is what was written."""
         if rows != self.rows:
             self._fail("an entry of the ledger has changed")
@@ -194,9 +194,6 @@ class Invariants:
     def _fail(self, what: str) -> None:
         self._world.tell(f"BROKEN: {what}")
         raise BrokenInvariantError(f"world {self._world.seed}: {what}")
-
-
-OnWritten = Callable[[list[tuple[int, str, str]]], None]
 
 
 def _short(entry: dict[str, Any]) -> str:

@@ -7,14 +7,11 @@ later. In the end nothing goes wrong any more, and somebody says `still down` un
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from shaky_store import Killed
 
@@ -23,23 +20,16 @@ from launcher.machines.mail import StoreMail
 from launcher.machines.rent import _limit_minutes
 from launcher.machines.rented import RentedMachines
 from launcher.market.offers import Offer
-from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
 from launcher.runs import run as runs
 from launcher.runs.next_offer import next_offer
-from launcher.runs.view import Watched
 from launcher.runs.wishes import make_wish
-from recipes.errors import (
-    RefusedError,
-    StillhouseError,
-    StoppedError,
-    TeardownUnprovedError,
-)
-from recipes.recipe import Recipe
+from recipes.errors import RefusedError, StillhouseError, StoppedError, TeardownUnprovedError
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.stored_run import withdraw_results
 from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine
 from simulated.cluster import Client, Server, Task
-from simulated.invariants import BrokenInvariantError, Invariants, OnWritten
+from simulated.invariants import BrokenInvariantError, Invariants
+from simulated.setting import Nobody, ledger_of, plan_of, recipe_of, rows_of
 from simulated.store import MemoryStore, StoreInTheWorld
 from simulated.worker import Node, Work
 from simulated.world import SKEW_S, World
@@ -48,20 +38,12 @@ from tracking.home import Home
 from tracking.ledger import Ledger
 
 RUN = "simulated-1"
+
 STEP_S = 60.0
 """A step of the training, and how often a run is looked at [s]: long, so that worlds are short."""
+
 MOST_PROCESSES = 4
 """After so many nobody tries any more, and the run is given back."""
-
-RECIPE = {
-    "name": "simulated",
-    "teacher": {"kind": "none"},
-    "student": {"kind": "pretrained", "model": "a/b"},
-    "data": {"kind": "generated", "rows": 10, "prompt": "{question}", "completion": "{answer}"},
-    "training": {"steps": 100, "batch_size": 2, "learning_rate": 0.001},
-    "hardware": {"accelerators": "H100:8"},
-    "budget": {"usd": "1.00"},
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,7 @@ class Life:
             evaluation_s=world.chance.uniform(1, 30),
             checkpoint_every_s=world.chance.choice((90.0, 200.0)),
         )
-        self._plan = _plan(nodes, Decimal(world.chance.randint(2, 60)))
+        self._plan = plan_of(nodes, Decimal(world.chance.randint(2, 60)))
         needed_s = self._work.steps * STEP_S + 300
         self._budget = (
             self._plan.offer.usd_per_hour
@@ -126,22 +108,21 @@ class Life:
             BrokenInvariantError: something that has to hold does not.
         """
         self._home.runs.mkdir()
-        with _ledger(self._folder, self._parts.ledger, self.world, self.invariants.wrote) as ledger:
+        kind, watch = self._parts.ledger, self.invariants.wrote
+        with ledger_of(self._folder, kind, self.world, watch) as ledger:
             self._ledger = ledger
             try:
                 self._people_come_and_go()
                 self._give_everything_back()
                 self.world.pass_time(4 * 3600)
-                self.invariants.check_ledger(_rows(ledger))
+                self.invariants.check_ledger(rows_of(ledger))
                 self.invariants.check_end()
             finally:
                 for node in self._nodes:
                     node.close()
 
     def _people_come_and_go(self) -> None:
-        recipe = _recipe().model_copy(
-            update={"budget": _recipe().budget.model_copy(update={"usd": self._budget})}
-        )
+        recipe = recipe_of(self._budget)
         runs.open_run(
             self._home, self._ledger, RUN, recipe, self._plan, Git(), self._store.inner.url
         )
@@ -282,28 +263,7 @@ class Life:
         return node
 
 
-class Nobody:
-    """A view that nobody looks at."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-    def say(self, text: str) -> None:
-        return None
-
-    def show(self, watched: Watched, now: float) -> None:
-        return None
-
-
-# ---- the task, as launcher and node tell it each other ----------------------------------------
+# ---- the task, as launcher and node tell it each other ---------------------------------------
 
 
 def _write_task(run: RunDir, offer: Offer, cluster: str) -> str:
@@ -316,108 +276,6 @@ def _read_task(parts: Parts, text: str) -> Task:
     run, offer, limits_json = json.loads(text)
     limits = parts.limits(Limits.model_validate_json(limits_json))
     return Task(run, Offer.model_validate_json(offer), limits, partial(parts.limit_s, limits))
-
-
-# ---- the ledger -------------------------------------------------------------------------------
-
-
-@contextmanager
-def _ledger(
-    folder: Path, kind: type[Ledger], world: World, on_written: OnWritten
-) -> Iterator[Ledger]:
-    """A ledger whose processes may be killed before and after each write."""
-
-    class Watchful(kind):  # type: ignore[valid-type, misc]
-        _last = 0
-
-        # What stands there never changes, so it need not be read twice: half of a world's time.
-        _read = cache(kind._read)
-
-        @contextmanager
-        def _writing(self) -> Iterator[None]:
-            world.boundary("before it writes to the ledger")
-            with super()._writing():
-                yield
-            new = _rows(self, self._last)
-            if new:
-                self._last = new[-1][0]
-                on_written(new)
-            world.boundary("after it wrote to the ledger")
-
-    path = folder / "ledger.db"
-    path.write_bytes(_empty_ledger(folder))
-    with Watchful(path, world.clock()) as ledger:
-        ledger._db.execute("PRAGMA synchronous = OFF")
-        yield ledger
-
-
-def _rows(ledger: Ledger, after: int = 0) -> list[tuple[int, str, str]]:
-    return ledger._db.execute(
-        "SELECT seq, kind, data FROM entries WHERE seq > ? ORDER BY seq", (after,)
-    ).fetchall()
-
-
-_EMPTY: list[bytes] = []
-
-
-def _empty_ledger(folder: Path) -> bytes:
-    if not _EMPTY:
-        path = folder / "empty.db"
-        Ledger(path).close()
-        _EMPTY.append(path.read_bytes())
-    return _EMPTY[0]
-
-
-# ---- what is to be done -----------------------------------------------------------------------
-
-
-@cache
-def _recipe() -> Recipe:
-    return Recipe.model_validate(RECIPE)
-
-
-@cache
-def _plan(nodes: int, usd_per_hour: Decimal) -> Plan:
-    """Three ways to rent, in two regions; one of them not spot."""
-    offers = [
-        Offer(
-            cloud="aws",
-            region=zone[:-1],
-            zone=zone,
-            instance_type="p5.48xlarge",
-            accelerator="H100",
-            accelerators=8,
-            nodes=nodes,
-            spot=spot,
-            usd_per_hour=usd_per_hour * factor,
-            source="simulated",
-        )
-        for zone, spot, factor in (
-            ("us-east-1a", True, Decimal(1)),
-            ("us-west-2b", True, Decimal("1.1")),
-            ("us-west-2c", False, Decimal("1.3")),
-        )
-    ]
-    hours = {"boot": Decimal("0.02"), "train": Decimal("0.03"), "evaluate": Decimal("0.005")}
-    lines = tuple(
-        CostLine(
-            name=name,
-            quantity=Quantiles(p10=each, p50=each, p90=each),
-            unit="h",
-            usd_per_unit=usd_per_hour,
-        )
-        for name, each in hours.items()
-    )
-    return Plan(
-        recipe="simulated",
-        offer=offers[0],
-        lines=lines,
-        assumptions=(),
-        work="work",
-        units={"train": 100},
-        checkpoint_s=60.0,
-        alternatives=tuple(Alternative(offer=offer, careful_hours=hours) for offer in offers),
-    )
 
 
 # ---- one world --------------------------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""What a world begins with: a recipe and its plan, an empty ledger, and nobody who looks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from launcher.market.offers import Offer
+from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
+from launcher.runs.view import Watched
+from recipes.recipe import Recipe
+from simulated.world import World
+from tracking.ledger import Ledger
+
+Rows = list[tuple[int, str, str]]
+"""Of the ledger: number, kind, JSON."""
+
+RECIPE = {
+    "name": "simulated",
+    "teacher": {"kind": "none"},
+    "student": {"kind": "pretrained", "model": "a/b"},
+    "data": {"kind": "generated", "rows": 10, "prompt": "{question}", "completion": "{answer}"},
+    "training": {"steps": 100, "batch_size": 2, "learning_rate": 0.001},
+    "hardware": {"accelerators": "H100:8"},
+    "budget": {"usd": "1.00"},
+}
+
+
+class Nobody:
+    """A view that nobody looks at."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        return None
+
+    def show(self, watched: Watched, now: float) -> None:
+        return None
+
+
+# ---- the ledger -------------------------------------------------------------------------------
+
+
+@contextmanager
+def ledger_of(
+    folder: Path, kind: type[Ledger], world: World, on_written: Callable[[Rows], None]
+) -> Iterator[Ledger]:
+    """A ledger whose processes may be killed before and after each write."""
+
+    class Watchful(kind):  # type: ignore[valid-type, misc]
+        _last = 0
+
+        # What stands there never changes, so it need not be read twice.
+        _read = cache(kind._read)
+
+        @contextmanager
+        def _writing(self) -> Iterator[None]:
+            world.boundary("before it writes to the ledger")
+            with super()._writing():
+                yield
+            new = rows_of(self, self._last)
+            if new:
+                self._last = new[-1][0]
+                on_written(new)
+            world.boundary("after it wrote to the ledger")
+
+    path = folder / "ledger.db"
+    path.write_bytes(_empty_ledger(folder))
+    with Watchful(path, world.clock()) as ledger:
+        ledger._db.execute("PRAGMA synchronous = OFF")
+        yield ledger
+
+
+def rows_of(ledger: Ledger, after: int = 0) -> Rows:
+    return ledger._db.execute(
+        "SELECT seq, kind, data FROM entries WHERE seq > ? ORDER BY seq", (after,)
+    ).fetchall()
+
+
+_EMPTY: list[bytes] = []
+
+
+def _empty_ledger(folder: Path) -> bytes:
+    if not _EMPTY:
+        path = folder / "empty.db"
+        Ledger(path).close()
+        _EMPTY.append(path.read_bytes())
+    return _EMPTY[0]
+
+
+# ---- what is to be done -----------------------------------------------------------------------
+
+
+_RECIPE = Recipe.model_validate(RECIPE)
+
+
+def recipe_of(budget_usd: Decimal) -> Recipe:
+    """A recipe that rents, with this budget; checked once for all worlds."""
+    budget = _RECIPE.budget.model_copy(update={"usd": budget_usd})
+    return _RECIPE.model_copy(update={"budget": budget})
+
+
+@cache
+def plan_of(nodes: int, usd_per_hour: Decimal) -> Plan:
+    """Three ways to rent, in two regions; one of them not spot."""
+    offers = [
+        Offer(
+            cloud="aws",
+            region=zone[:-1],
+            zone=zone,
+            instance_type="p5.48xlarge",
+            accelerator="H100",
+            accelerators=8,
+            nodes=nodes,
+            spot=spot,
+            usd_per_hour=usd_per_hour * factor,
+            source="simulated",
+        )
+        for zone, spot, factor in (
+            ("us-east-1a", True, Decimal(1)),
+            ("us-west-2b", True, Decimal("1.1")),
+            ("us-west-2c", False, Decimal("1.3")),
+        )
+    ]
+    hours = {"boot": Decimal("0.02"), "train": Decimal("0.03"), "evaluate": Decimal("0.005")}
+    lines = tuple(
+        CostLine(
+            name=name,
+            quantity=Quantiles(p10=each, p50=each, p90=each),
+            unit="h",
+            usd_per_unit=usd_per_hour,
+        )
+        for name, each in hours.items()
+    )
+    return Plan(
+        recipe="simulated",
+        offer=offers[0],
+        lines=lines,
+        assumptions=(),
+        work="work",
+        units={"train": 100},
+        checkpoint_s=60.0,
+        alternatives=tuple(Alternative(offer=offer, careful_hours=hours) for offer in offers),
+    )

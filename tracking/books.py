@@ -7,6 +7,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, TypeVar
 
+from recipes.money import SECONDS_PER_HOUR
 from tracking.entries import (
     LINES,
     TERMINAL,
@@ -228,6 +229,12 @@ class Books:
     def attempts(self) -> tuple[Attempt, ...]:
         ends = {entry.attempt: entry for _, entry in self._all(AttemptEnded)}
         return tuple(_attempt(entry, ends.get(entry.attempt)) for _, entry in self._starts())
+
+    @property
+    def hours_used(self) -> Decimal:
+        """By attempts that are over [h]."""
+        seconds = sum(a.ended_at - a.started_at for a in self.attempts if a.ended_at is not None)
+        return Decimal(repr(seconds)) / SECONDS_PER_HOUR
 
     @property
     def open_attempt(self) -> Attempt | None:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from decimal import Decimal
 
 from launcher.machines.local import is_locked
+from launcher.plans.plan import Plan
 from launcher.runs.run import House
 from launcher.runs.view import Watched, news
 from recipes.errors import InterruptedRunError, StillhouseError, StoppedError
 from recipes.money import from_micro_usd
-from recipes.rundir import RunDir, read_events
+from recipes.rundir import RunDir, read_events, read_model
 from tracking.books import Books
 
 PATIENCE_S = 60.0
@@ -31,12 +32,13 @@ def follow(house: House, run_id: str, since: float) -> None:
         InterruptedRunError: the person who looks has seen enough; the run goes on.
     """
     run = house.home.run(run_id)
-    offset, shown, driven_at = 0, since, house.clock()
+    offset, shown, driven_at, warned = 0, since, house.clock(), False
+    plan = read_model(run.plan, Plan)
     watched = Watched(run_id, Decimal(0), Decimal(0), house.clock())
     while True:
         driven = is_driven(run)
         books = house.ledger.books(run_id)
-        watched = _with_money_of(watched, books)
+        watched = _with_money_of(watched, books, plan)
         for state in books.states:
             if state.at > shown:
                 shown = state.at
@@ -47,6 +49,9 @@ def follow(house: House, run_id: str, since: float) -> None:
             if event.t > since and (text := news(event)):
                 house.view.say(text)
         house.view.show(watched, house.clock())
+        if not warned and (text := watched.warning(house.clock())):
+            house.view.say(text)
+            warned = True
         if driven:
             driven_at = house.clock()
         elif books.over or books.state == "interrupted":
@@ -79,7 +84,7 @@ def raise_outcome(books: Books) -> None:
         raise kind(books.reason)
 
 
-def _with_money_of(watched: Watched, books: Books) -> Watched:
+def _with_money_of(watched: Watched, books: Books, plan: Plan) -> Watched:
     attempt = books.open_attempt
     return replace(
         watched,
@@ -87,4 +92,7 @@ def _with_money_of(watched: Watched, books: Books) -> Watched:
         usd_per_hour=attempt.usd_per_hour if attempt else Decimal(0),
         started_at=attempt.started_at if attempt else watched.started_at,
         spent_micro_usd=books.spent_micro_usd,
+        plan=plan if attempt else None,
+        budget_hours=books.opened.hours,
+        earlier_hours=books.hours_used,
     )

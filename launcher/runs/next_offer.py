@@ -12,7 +12,7 @@ from decimal import Decimal
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, Plan
 from launcher.runs.run import ANSWERED, NO_MACHINE
-from recipes.money import SECONDS_PER_HOUR, from_micro_usd
+from recipes.money import from_micro_usd
 from tracking.books import Attempt, Books
 from tracking.entries import AttemptStarted, Line, Settled, StateChanged
 
@@ -113,15 +113,10 @@ def _left(plan: Plan, books: Books) -> _Left | None:
     answered = "train" in has or ANSWERED in {attempt.how for attempt in books.attempts}
     return _Left(
         usd=budget - spent - (Decimal(0) if answered else still_to_ask),
-        hours=None if limit is None else limit - _hours_used(books),
+        hours=None if limit is None else limit - books.hours_used,
         train=Decimal(0) if "evaluate" in has else 1 - _trained(plan, books),
         done=frozenset({"generate"} if answered else ()),
     )
-
-
-def _hours_used(books: Books) -> Decimal:
-    seconds = sum(a.ended_at - a.started_at for a in books.attempts if a.ended_at is not None)
-    return Decimal(repr(seconds)) / SECONDS_PER_HOUR
 
 
 def _trained(plan: Plan, books: Books) -> Decimal:

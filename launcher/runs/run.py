@@ -349,9 +349,12 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
         usd_per_hour=attempt.usd_per_hour,
         started_at=attempt.started_at,
         spent_micro_usd=books.spent_micro_usd,
+        plan=read_model(run.plan, Plan),
+        budget_hours=books.opened.hours,
+        earlier_hours=books.hours_used,
         moved_at=house.clock(),
     )
-    offset, granted = 0, 0
+    offset, granted, warned = 0, 0, False
     while True:
         sight = house.backend.look(run)
         for event, end in read_events(run.events, offset):
@@ -363,6 +366,9 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
         house.view.show(watched, house.clock())
         if sight != "alive":
             return sight
+        if not warned and (text := watched.warning(house.clock())):
+            house.view.say(text)
+            warned = True
         granted = _grant_wishes(house, run, granted)
         if house.backend.rented and house.clock() - watched.moved_at > house.patience_s:
             house.view.say(f"nothing has moved for {house.patience_s:.0f} s: ending the worker")

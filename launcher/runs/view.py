@@ -6,11 +6,13 @@ is for results.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from launcher.plans.plan import Plan, format_hours
+from launcher.plans.reprice import Pace, Projection, Spent, project
 from recipes.durations import format_seconds
 from recipes.money import format_usd, from_micro_usd, machine_micro_usd
 from recipes.rundir import (
@@ -51,12 +53,19 @@ class Watched:
     tokens_per_s: float | None = None
     left_s: float | None = None
     loss: float | None = None
+    plan: Plan | None = None
+    """What the run was launched with; `None` while it is not known."""
+    budget_hours: Decimal | None = None
+    """The run's limit [h]; `None`: no limit."""
+    earlier_hours: Decimal = Decimal(0)
+    """What earlier attempts took [h]."""
+    pace: Pace = field(default_factory=Pace)
     moved_at: float = 0.0
     """When anything last advanced [unix s]; a repeated progress event only says that it lives."""
 
     def see(self, event: AnyEvent) -> "Watched":
         """The facts after one more event."""
-        after = self._seen(event)
+        after = replace(self._seen(event), pace=self.pace.see(event))
         stands = isinstance(event, Progress) and (after.stage, after.done) == (
             self.stage,
             self.done,
@@ -97,6 +106,42 @@ class Watched:
         running = machine_micro_usd(self.usd_per_hour, max(0.0, now - self.started_at))
         return from_micro_usd(self.spent_micro_usd + running)
 
+    def projection(self, now: float) -> Projection | None:
+        """What the whole run will have cost and taken, by the speed that was measured; `None` where
+        that is not known yet."""
+        if self.plan is None:
+            return None
+        spent = Spent(
+            from_micro_usd(self.spent_micro_usd),
+            self.earlier_hours,
+            self.usd_per_hour,
+            self.started_at,
+            now,
+        )
+        projection = project(self.plan, self.pace, spent)
+        return projection if projection.measured else None
+
+    def warning(self, now: float) -> str | None:
+        """What a person should know in time: that the run will likely pass a limit."""
+        ahead = self.projection(now)
+        if ahead is None:
+            return None
+        usd, hours, limit = ahead.usd, ahead.hours, self.budget_hours
+        if usd.p50 > self.budget_usd:
+            return (
+                f"warning: at this speed the run comes to {format_usd(usd.p50)} "
+                f"({format_usd(usd.p10)} to {format_usd(usd.p90)}), and its budget is "
+                f"{format_usd(self.budget_usd)}. It will stop while there is money left to save. "
+                f"`still budget {self.run_id} --raise USD` lets it finish."
+            )
+        if limit is not None and hours.p50 > limit:
+            return (
+                f"warning: at this speed the run takes {format_hours(hours.p50)} "
+                f"({format_hours(hours.p10)} to {format_hours(hours.p90)}), and its limit is "
+                f"{format_hours(limit)}. It will stop while there is time left to save."
+            )
+        return None
+
     def line(self, now: float) -> str:
         """Everything in one line.
 
@@ -113,6 +158,8 @@ class Watched:
         if self.stage == "train" and self.loss is not None:
             parts.append(f"loss {self.loss:.3f}")
         parts.append(f"{format_usd(self.usd(now))} of {format_usd(self.budget_usd)}")
+        if ahead := self.projection(now):
+            parts.append(f"{format_usd(ahead.usd.p50)} in the end")
         if self.left_s is not None:
             parts.append(f"{format_seconds(self.left_s)} left")
         return " · ".join(parts)

@@ -1,8 +1,11 @@
 """How fast a training goes, and its loss: measured at each step, said about twice a second."""
 
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
 
 from distill.context import Context
 from distill.flops import peak_flops_per_s, shape_of
@@ -72,6 +75,7 @@ class Meter:
             completion_tokens=self._learner.completion_tokens,
             tokens_per_s=tokens_per_s,
             mfu=None if peak is None else since.flops / seconds / peak,
+            memory_bytes=_memory_bytes(self._context.device),
         )
         self._context.say(
             Progress,
@@ -82,3 +86,10 @@ class Meter:
             tokens_per_s=tokens_per_s,
             left_s=(self._steps - steps) * seconds / since.steps,
         )
+
+
+def _memory_bytes(device: str) -> int:
+    """The most that was held so far, by tensors on the GPU or by the whole process [bytes]."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

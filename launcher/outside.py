@@ -154,7 +154,7 @@ class Outside:
             InvalidInputError: a file it names is not there.
             RefusedError: it can be done nowhere, or could not be priced.
         """
-        return self._price(self._resolve(recipe, folder))
+        return self.price(self._resolve(recipe, folder))
 
     def plan_as_saved(self, recipe: Recipe, folder: Path, file: Path, tolerance: int) -> Planned:
         """The plan of a file, where it still holds for this recipe at today's prices.
@@ -170,7 +170,7 @@ class Outside:
 
         saved, resolved = read_saved(file), self._resolve(recipe, folder)
         check_same_recipe(saved, resolved)
-        made = self._price(resolved)
+        made = self.price(resolved)
         offers = made.ranked.offers if made.ranked else (made.plan.offer,)
         plan = as_saved(saved, made.plan, offers, tolerance)
         was, now = saved.plan.offer.usd_per_hour, plan.offer.usd_per_hour
@@ -231,7 +231,8 @@ class Outside:
 
         return resolve_paths(recipe, folder, self.home.path)
 
-    def _price(self, recipe: Recipe) -> Planned:
+    def price(self, recipe: Recipe) -> Planned:
+        """Price a recipe whose paths are resolved; errors as of `plan`."""
         return self._plan_here(recipe) if recipe.hardware.local else self._plan_rented(recipe)
 
     def _plan_here(self, recipe: Recipe) -> Planned:

@@ -147,6 +147,8 @@ class TrainStep(Event):
     tokens_per_s: float
     mfu: float | None = None
     """Share of the device's peak; `None` where the peak is not known."""
+    memory_bytes: int | None = None
+    """The most held so far by one GPU, or by the process on a CPU [bytes]; `None` is unknown."""
 
 
 class Generated(Event):

@@ -209,3 +209,70 @@ def logs(outside: "Outside", run: str, follow: bool) -> None:
     """
     for line in outside.log_lines(outside.ledger.resolve(run), follow):
         click.echo(line)
+
+
+@click.command()
+@recipe_argument
+@recipe_changes
+@click.option("--usd", default="1", metavar="USD", help="What it may cost; $1 where left out.")
+@click.option("--yes", is_flag=True, help="Do not ask before starting.")
+@click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
+@click.option("--store", metavar="URL", help="As for `still launch`.")
+@json_option
+@pass_outside
+def rehearse(
+    outside: "Outside",
+    /,
+    recipe_file: Path,
+    usd: str,
+    yes: bool,
+    trust_remote_code: bool,
+    store: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Run the first steps of RECIPE on one real machine, and price the whole of it again.
+
+    A rehearsal is a run of its own, with its own budget and receipt; what it measures counts in
+    every later plan.
+
+    \b
+    Example:
+      still rehearse recipes/reasoning-7b.yaml --usd 5
+      still rehearse my.yaml --local --usd-per-hour 0.40 --usd 0.05
+    """
+    from launcher.plans.show_diff import render_diff
+    from launcher.plans.show_plan import headline
+    from launcher.rehearse import (
+        before_and_after,
+        look_back,
+        open_rehearsal,
+        plan_rehearsal,
+        rehearsal_json,
+    )
+    from recipes.errors import StillhouseError, StoppedError
+
+    made = outside.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
+    planned = plan_rehearsal(outside, made, usd)
+    click.echo(headline(planned.plan, planned.recipe.budget), err=True)
+    if not yes:
+        outside.ask("Start the rehearsal?")
+    run_id = open_rehearsal(outside, planned, made.plan, store)
+    click.echo(f"started {run_id}", err=True)
+    stopped: StoppedError | None = None
+    try:
+        outside.launch(run_id, trust_remote_code)
+    except StoppedError as error:
+        stopped = error  # its steps until then are measured all the same
+    except StillhouseError:
+        print_receipt(outside, run_id, as_json)
+        raise
+    rehearsed = look_back(outside, run_id, made)
+    if as_json:
+        outside.print_json(rehearsal_json(outside, made, rehearsed))
+    else:
+        print_receipt(outside, run_id, as_json)
+        click.echo(f"\nmeasured: {rehearsed.measured or 'nothing: it ended too soon'}\n")
+        outside.print(render_diff(*before_and_after(made, rehearsed)))
+    if stopped is not None:
+        raise stopped

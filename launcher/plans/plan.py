@@ -196,9 +196,13 @@ def plan_from_history(
 
 def with_line(plan: Plan, line: CostLine, assumption: str) -> Plan:
     """The plan with one more line of cost."""
-    return plan.model_copy(
-        update={"lines": (*plan.lines, line), "assumptions": (*plan.assumptions, assumption)}
-    )
+    lines = (*plan.lines, line)
+    return with_assumption(plan.model_copy(update={"lines": lines}), assumption)
+
+
+def with_assumption(plan: Plan, assumption: str) -> Plan:
+    """The plan with one more sentence on what it rests on."""
+    return plan.model_copy(update={"assumptions": (*plan.assumptions, assumption)})
 
 
 def over(budget: Budget, usd: Quantiles, hours: Quantiles) -> str | None:

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from launcher.machines.local import calibrate
 from launcher.market.offers import LOCAL, Offer
-from launcher.plans.plan import Plan, plan_from_history, plan_from_trial, work_key
+from launcher.plans.plan import (
+    Plan,
+    plan_from_history,
+    plan_from_trial,
+    with_assumption,
+    work_key,
+)
+from launcher.plans.rehearsal import REHEARSAL_OF, Measured, measure, with_measured
 from recipes.calibration import Calibration
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
@@ -43,7 +50,13 @@ def plan_here(recipe: Recipe, home: Home, past: list[Books], trial: Trial) -> Pl
     offer = Offer(cloud=LOCAL, usd_per_hour=recipe.hardware.usd_per_hour, source="recipe")
     work = work_key(recipe, device_key())
     measured = _kept_trial(home, work, recipe, trial)
-    plan = plan_from_trial(recipe, offer, measured, work)
+    rehearsed = _rehearsed(home, past, work)
+    if rehearsed is not None:
+        run_id, steps = rehearsed
+        plan = plan_from_trial(recipe, offer, with_measured(measured, steps), work)
+        plan = with_assumption(plan, f"train and checkpoints as measured by {run_id}: {steps}")
+    else:
+        plan = plan_from_trial(recipe, offer, measured, work)
     seconds = [_stage_seconds(home, books) for books in past if _is_whole_run(books, work)]
     return plan_from_history(recipe, offer, seconds[:HISTORY_RUNS], plan) if seconds else plan
 
@@ -99,6 +112,16 @@ def _trial_key(work: str) -> str:
     for path in sorted(Path(__file__).parents[2].glob("distill/*.py")):
         code.update(path.read_bytes())
     return code.hexdigest()[:16]
+
+
+def _rehearsed(home: Home, past: list[Books], work: str) -> tuple[str, Measured] | None:
+    """The newest rehearsal of this work that came to something."""
+    for books in past:
+        if books.notes.get(REHEARSAL_OF) == work and books.attempts:
+            events = attempt_events(home.run(books.run_id), books.attempts[-1].number)
+            if measured := measure(events):
+                return books.run_id, measured
+    return None
 
 
 def _is_whole_run(books: Books, work: str) -> bool:

@@ -1,9 +1,10 @@
 """Commands around plans, from their arguments to their exit codes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,8 +12,16 @@ from click.testing import CliRunner, Result
 import recipes
 from launcher.cli import cli
 from launcher.outside import Outside
+from launcher.plans.rehearsal import STEPS
+from launcher.rehearse import plan_rehearsal
+from recipes.loading import load_recipe
+from recipes.rundir import Done, StageDone, StageStarted, TrainStep, WorkerEnded, write_model
 
 Still = Callable[..., Result]
+
+# The scripted machine and its worker are of conftest.
+ScriptedMachine = Any
+Worker = Any
 
 TINY = """\
 name: tiny
@@ -163,3 +172,124 @@ def test_a_refusal_on_rented_machines_says_how_much_would_fit_and_where_else_all
     assert "of 1,000 samples (--set data.rows=" in over.stderr
     assert late.exit_code == 3
     assert " instead (hardware.accelerators H100:8, hardware.nodes 2)" in late.stderr
+
+
+# ---- still rehearse --------------------------------------------------------------------------
+
+
+def rehearses(step_s: float) -> Any:
+    """A worker whose steps take so long, and that ends when it was told to."""
+
+    def worker_of(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        yield
+        worker.say(StageStarted, stage="train")
+        steps = worker.run.read_recipe().training.steps
+        for step in range(1, steps + 1):
+            worker.clock.now += step_s
+            worker.say(
+                TrainStep,
+                step=step,
+                steps=steps,
+                loss=1.0,
+                learning_rate=0.001,
+                grad_norm=1.0,
+                tokens=10 * step,
+                completion_tokens=10 * step,
+                tokens_per_s=1.0,
+                memory_bytes=500_000_000,
+            )
+        worker.say(StageDone, stage="train")
+        done = Done(status="done", steps=steps, of_steps=steps, finished_at=worker.clock())
+        write_model(worker.run.done, done)
+        worker.say(WorkerEnded, status="done")
+
+    return worker_of
+
+
+def test_a_rehearsal_is_a_run_of_its_own_and_the_next_plan_knows_what_it_measured(
+    still: Still, outside: Outside, recipe_file: Path, machine: ScriptedMachine
+) -> None:
+    machine.scripts = [rehearses(0.4)]
+    before = json.loads(still("plan", recipe_file, "--json").stdout)
+
+    result = still("rehearse", recipe_file, "--usd", "0.5", "--yes")
+
+    assert result.exit_code == 0, result.stderr
+    assert "measured: 24 steps of 0.4 s, 25 tokens/s, 0.50 GB of memory" in result.stdout
+    assert "after - before" in result.stdout
+    (books,) = outside.ledger.runs()
+    assert books.recipe_name == "tiny-rehearsal"
+    assert books.budget_micro_usd == 500_000
+    assert 0 < books.spent_micro_usd < 500_000
+    after = json.loads(still("plan", recipe_file, "--json").stdout)
+    assert Decimal(after["hours"]["p50"]) > 3 * Decimal(before["hours"]["p50"]) / 2
+    assert f"as measured by {books.run_id}" in after["assumptions"][-1]
+
+
+def test_a_rehearsal_for_programs_has_receipt_measurement_and_both_plans(
+    still: Still, recipe_file: Path, machine: ScriptedMachine
+) -> None:
+    machine.scripts = [rehearses(0.4)]
+
+    said = json.loads(still("rehearse", recipe_file, "--yes", "--json").stdout)
+
+    assert said["measured"]["tokens_per_s"] == pytest.approx(25)
+    assert said["receipt"]["run_id"] == said["run_id"]
+    assert Decimal(said["difference"]["usd"]["p50"]) > 0
+    assert said["fields"] == []
+
+
+def test_a_rehearsal_that_would_cost_more_is_refused_with_what_it_takes(
+    still: Still, outside: Outside, recipe_file: Path
+) -> None:
+    result = still("rehearse", recipe_file, "--usd", "0.001", "--yes")
+
+    assert result.exit_code == 3
+    assert "steps on this machine come to $0.0160" in result.stderr
+    assert "--usd is $0.0010" in result.stderr
+    assert "Give --usd 0.03." in result.stderr
+    assert outside.ledger.runs() == []
+
+
+@pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf"])
+def test_a_rehearsal_costs_an_amount(still: Still, recipe_file: Path, amount: str) -> None:
+    result = still("rehearse", recipe_file, f"--usd={amount}", "--yes")
+
+    assert result.exit_code == 2
+    assert "above 0" in result.stderr
+
+
+def test_a_rehearsal_that_is_cut_short_says_what_it_measured_and_exits_with_5(
+    still: Still, recipe_file: Path, machine: ScriptedMachine
+) -> None:
+    def stops(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        done = Done(status="stopped", reason="budget", steps=0, of_steps=25, finished_at=1.0)
+        write_model(worker.run.done, done)
+        worker.say(WorkerEnded, status="stopped")
+        yield
+
+    machine.scripts = [stops]
+
+    result = still("rehearse", recipe_file, "--usd", "0.5", "--yes")
+
+    assert result.exit_code == 5
+    assert "measured: nothing: it ended too soon" in result.stdout
+
+
+def test_what_does_not_fit_on_one_machine_is_rehearsed_on_as_many_as_it_asks_for(
+    own_home: Path, sky_home: Path, clock: Callable[[], float]
+) -> None:
+    world = Outside(environ={"STILLHOUSE_HOME": str(own_home), "HOME": str(sky_home)}, clock=clock)
+    folder = Path(recipes.__file__).parent
+
+    large, small = (
+        plan_rehearsal(world, world.plan(load_recipe(folder / f"{name}.yaml"), folder), "50")
+        for name in ("s1", "reasoning-7b")
+    )
+
+    assert large.plan.offer.nodes == 2
+    assert small.plan.offer.nodes == 1
+    assert large.plan.units == {"train": STEPS}
+    assert [line.name for line in large.plan.lines if line.name == "evaluate"] == []

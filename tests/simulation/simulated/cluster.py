@@ -66,7 +66,7 @@ class Server:
     def begin(self, task: Task, cluster: str) -> Request:
         request = self.clusters[cluster] = Request(task)
         self.requests.append(request)
-        self.world.at(self.world.chance.uniform(2, 30), lambda: self._provision(request))
+        self.world.at(self.world.chance.uniform(2, 60), lambda: self._provision(request))
         return request
 
     def _provision(self, request: Request) -> None:

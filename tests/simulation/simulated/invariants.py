@@ -2,8 +2,8 @@
 
 After each write to the ledger: spent and reserved together are within the budget, and nothing that
 stands there has changed. At the birth of a machine: it is paid for and written down. While it
-lives: no longer than what was reserved for it. Whenever a teardown is called proved: nothing is
-left. At the end: the ledger's dollars are the cloud's.
+lives: no longer than what was reserved for it pays for, nor than the run's hours. Whenever a
+teardown is called proved: nothing is left. At the end: the ledger's dollars are the cloud's.
 """
 
 import json
@@ -35,12 +35,14 @@ class Account:
     reserved: dict[str, int] = field(default_factory=dict)
     settled: dict[str, dict[str, int]] = field(default_factory=dict)
     attempts: dict[int, dict[str, Any]] = field(default_factory=dict)
-    ended: set[int] = field(default_factory=set)
+    ended: dict[int, float] = field(default_factory=dict)
+    hours: Decimal | None = None
 
     def add(self, kind: str, entry: dict[str, Any]) -> None:
         match kind:
             case "opened":
                 self.budget = entry["budget_micro_usd"]
+                self.hours = None if entry["hours"] is None else Decimal(entry["hours"])
             case "budget_raised":
                 self.budget += entry["micro_usd"]
             case "reserved":
@@ -53,7 +55,7 @@ class Account:
             case "attempt_started":
                 self.attempts[entry["attempt"]] = entry
             case "attempt_ended":
-                self.ended.add(entry["attempt"])
+                self.ended[entry["attempt"]] = entry["ended_at"]
 
     @property
     def spent(self) -> int:
@@ -121,7 +123,18 @@ class Invariants:
         asked_for = self._book.read_text() if self._book.exists() else ""
         if f'"attempt":{machine.attempt},' not in asked_for:
             self._fail(f"{machine.id} comes to be before its cluster is written down")
-        self._world.at(self._paid_for_s(attempt), lambda: self._check_over(machine))
+        allowed_s = min(self._paid_for_s(attempt), self._hours_left_s(attempt))
+        self._world.at(allowed_s, lambda: self._check_over(machine))
+
+    def _hours_left_s(self, attempt: dict[str, Any]) -> float:
+        if self.account.hours is None:
+            return float("inf")
+        attempts = self.account.attempts
+        used = sum(
+            end - attempts[number]["started_at"] for number, end in self.account.ended.items()
+        )
+        begun_s = self._world.now - attempt["started_at"]
+        return float(self.account.hours) * 3600 - used - begun_s + SKEW_S
 
     def _paid_for_s(self, attempt: dict[str, Any]) -> float:
         micro_usd = self.account.reserved[attempt["reservation"]]
@@ -130,7 +143,7 @@ class Invariants:
 
     def _check_over(self, machine: Machine) -> None:
         if machine.costs:
-            self._fail(f"{machine.id} lives longer than what was reserved for it pays for")
+            self._fail(f"{machine.id} lives longer than what was reserved for it, or its hours")
 
     # ---- checkpoints
 

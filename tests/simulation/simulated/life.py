@@ -70,7 +70,7 @@ class Life:
     """
 
     def __init__(self, seed: int, folder: Path, parts: Parts, *, tell_story: bool = False) -> None:
-        self.world = world = World(seed, tell_story=tell_story)
+        self.world = world = World(seed, folder, tell_story=tell_story)
         self._parts = parts
         self._folder = folder
         self._home = Home(folder)
@@ -99,6 +99,8 @@ class Life:
             * Decimal(round(needed_s * world.chance.uniform(0.6, 3)))
             / 3600
         ).quantize(Decimal("0.000001"))
+        hours = Decimal(round(needed_s * world.chance.uniform(0.5, 2))) / 3600
+        self._hours = hours if "hours" in world.troubles else None
 
     # ---- from beginning to end
 
@@ -122,7 +124,7 @@ class Life:
                     node.close()
 
     def _people_come_and_go(self) -> None:
-        recipe = recipe_of(self._budget)
+        recipe = recipe_of(self._budget, self._hours)
         runs.open_run(
             self._home, self._ledger, RUN, recipe, self._plan, Git(), self._store.inner.url
         )
@@ -136,7 +138,7 @@ class Life:
             act = after
             unguarded = any(request.is_unguarded for request in self._server.requests)
             late = self.world.happens("absence", 0.5) and not unguarded
-            self.world.pass_time(10 ** chance.uniform(2, 4.3) if late else chance.uniform(1, 120))
+            self.world.pass_time(10 ** (chance.uniform(2, 4.3) if late else chance.uniform(-1, 2)))
 
     def _give_everything_back(self) -> None:
         self.world.calm_down()

@@ -106,9 +106,9 @@ def _empty_ledger(folder: Path) -> bytes:
 _RECIPE = Recipe.model_validate(RECIPE)
 
 
-def recipe_of(budget_usd: Decimal) -> Recipe:
+def recipe_of(budget_usd: Decimal, hours: Decimal | None) -> Recipe:
     """A recipe that rents, with this budget; checked once for all worlds."""
-    budget = _RECIPE.budget.model_copy(update={"usd": budget_usd})
+    budget = _RECIPE.budget.model_copy(update={"usd": budget_usd, "hours": hours})
     return _RECIPE.model_copy(update={"budget": budget})
 
 

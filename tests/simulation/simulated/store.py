@@ -1,6 +1,5 @@
 """The run store: real keys and bytes in memory, and whatever may come between."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from shaky_store import Fate, ShakyStore
@@ -91,6 +90,3 @@ class StoreInTheWorld:
             self._world.tell(f"the store: {operation} {key} {fate}")
             return fate
         return "well"
-
-
-OpenStore = Callable[[str], ShakyStore]

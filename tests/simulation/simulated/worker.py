@@ -33,7 +33,7 @@ from recipes.rundir import (
     write_model,
 )
 from recipes.store import Store, StoreError
-from recipes.store_checkpoints import whole_here
+from recipes.store_checkpoints import StoredCheckpoint, whole_here
 from recipes.stored_run import restore
 from simulated.cloud import Cloud, Machine
 from simulated.world import SKEW_S
@@ -56,6 +56,13 @@ class Work:
     save_s: float
     evaluation_s: float
     checkpoint_every_s: float
+
+
+class TimelessUploader(Uploader):
+    """Real, but that sending takes no time: how long it really took would not be of this world."""
+
+    def _on_checkpoint(self, stored: StoredCheckpoint, seconds: float) -> None:
+        super()._on_checkpoint(stored, 0.0)
 
 
 class Timer:
@@ -186,7 +193,7 @@ class Node:
         if self._run.done.exists():
             return
         self._log = log = EventLog(self._run.events, self.limits.attempt)
-        up = Uploader(
+        up = TimelessUploader(
             self._store, self._run, log, self.limits.attempt, on_stop=stop.ask, clock=self.clock
         )
         self._say(WorkerStarted, pid=1, device="cuda:NVIDIA H100 80GB HBM3")

@@ -14,6 +14,7 @@ import heapq
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from shaky_store import Killed
@@ -29,6 +30,7 @@ TROUBLES = {
     "absence": "hours pass until somebody looks after a run that nobody drives",
     "rivals": "a second process tries to drive the same run",
     "wishes": "a person asks for `stop` or `down`",
+    "hours": "the run may take so many hours only",
     "raises": "a person raises the budget of a run that stopped at it, and resumes it",
     "slow calls": "a call takes up to twenty seconds",
     "lying cloud": "EC2 does not tell of things that exist, for less than five seconds",
@@ -75,15 +77,17 @@ class World:
 
     Args:
         seed: decides everything.
+        folder: where it lives, which is of no account: its name is left out of the story.
         tell_story: whether `story` is written.
     """
 
-    def __init__(self, seed: int, *, tell_story: bool = False) -> None:
+    def __init__(self, seed: int, folder: Path, *, tell_story: bool = False) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.now = BEGINNING
         self.story: list[str] = []
         self._tells = tell_story
+        self._folder = str(folder)
         share = self.chance.choice((0.1, 0.3, 0.3, 0.5))
         self.troubles = {name for name in TROUBLES if self.chance.random() < share}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -100,7 +104,7 @@ class World:
     def calm_down(self) -> None:
         """From now on nothing goes wrong any more."""
         self.tell("calm: nothing goes wrong any more")
-        self.troubles -= set(TROUBLES) - {"two nodes", "left disks", "silent ends", "skew"}
+        self.troubles -= set(TROUBLES) - {"two nodes", "hours", "left disks", "silent ends", "skew"}
         self._boundaries_to_live = None
 
     # ---- time
@@ -183,4 +187,5 @@ class World:
     def tell(self, what: str) -> None:
         if self._tells:
             moment = datetime.fromtimestamp(self.now, UTC)
-            self.story.append(f"{moment:%j %H:%M:%S}.{moment.microsecond // 100_000} {what}")
+            told = what.replace(self._folder, "~")
+            self.story.append(f"{moment:%j %H:%M:%S}.{moment.microsecond // 100_000} {told}")

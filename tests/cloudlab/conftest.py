@@ -1,7 +1,7 @@
 """The emulated cloud for tests: up once a session, and free of faults before each test.
 
-There is one account and one set of faults, so these tests take turns, also when several processes
-run them.
+Each process that runs tests has a lab of its own. Of those that share one, such as two sessions at
+once, each test has it for itself: there is one account in it, and one set of faults.
 """
 
 import os
@@ -18,7 +18,8 @@ from emulated.session import shared
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """The lab, up."""
-    lab = Lab(LabFolder.chosen())
+    folder, process = LabFolder.chosen(), os.environ.get("PYTEST_XDIST_WORKER")
+    lab = Lab(folder.beside(process) if process else folder)
     with shared(lab, in_ci=os.environ.get("CI") == "true"):
         yield lab
 

@@ -104,6 +104,18 @@ class Still:
         assert found is not None
         return Run(self, found[1], launcher, output)
 
+    def kill_skypilot(self) -> None:
+        """kill -9 of SkyPilot's API server and its workers, those of this lab."""
+        own = f"HOME={self.lab.folder.home}".encode()
+        servers = [
+            pid
+            for pid, words in _processes()
+            if "sky.server.server" in words and own in _environment(pid)
+        ]
+        for pid in servers:
+            os.kill(pid, signal.SIGKILL)
+        assert servers, "there was no API server"
+
 
 class Run:
     """One run: what a person sees of it, and what the cloud has of it."""
@@ -192,6 +204,11 @@ class Run:
 
     # ---- what a test does to it
 
+    def interrupt(self) -> int:
+        """Ctrl-C in its launcher's terminal; the exit code."""
+        self._launcher.send_signal(signal.SIGINT)
+        return self.end()
+
     def kill_launcher_and_watcher(self) -> None:
         """kill -9 of everything that drives it."""
         watchers = [
@@ -221,6 +238,13 @@ def at_home(recipe: Path, home: Path) -> dict[str, Any]:
     )
     (scores,) = home.glob("runs/*/scores.json")
     return dict(json.loads(scores.read_text()))
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
 
 
 def _command(words: "tuple[object, ...] | list[Any]") -> list[str]:

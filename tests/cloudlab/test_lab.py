@@ -16,7 +16,6 @@ import pytest
 
 from emulated.catalog import AMI
 from emulated.cloud import Cloud, wait_until
-from emulated.folder import LabFolder
 from emulated.lab import Lab
 from emulated.processes import child_of, is_running
 
@@ -261,13 +260,10 @@ def test_user_data_that_was_encoded_twice_is_read_all_the_same(
 @pytest.fixture
 def second(lab: Lab, tmp_path: Path) -> Iterator[Lab]:
     """Another lab beside the first, with the same image."""
-    folder = tmp_path / "second"
-    folder.mkdir()
-    for name in ("image", "moto", "tools", "cache"):
-        (folder / name).symlink_to(lab.folder.path / name)
-    another = Lab(LabFolder(folder))
+    another = Lab(lab.folder.beside(tmp_path.name))
     yield another
     another.down()
+    shutil.rmtree(another.folder.path)
 
 
 def test_two_labs_do_not_meet_and_taking_one_down_leaves_nothing_of_it(

@@ -79,13 +79,16 @@ def test_without_machines_anywhere_the_run_fails_and_says_what_was_tried(
     assert run.receipt.metered_usd == 0
 
 
-def test_a_launcher_killed_while_it_provisions_is_cleared_away_by_still_down(
+def test_ctrl_c_while_it_provisions_leaves_the_run_going_and_kills_are_cleared_away_by_still_down(
     still: Still, recipe: Path
 ) -> None:
     run = still.launch(recipe)
     run.wait_for_machine()
+    assert run.interrupt() == 130
+    assert "goes on without you" in run.story()
 
     run.kill_launcher_and_watcher()
+    still.kill_skypilot()
     still.run("down", run.id)
 
     assert_nothing_left(run)

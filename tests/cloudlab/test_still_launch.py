@@ -1,7 +1,7 @@
 """`still launch` on rented machines: the real command, SkyPilot and worker, in the emulated cloud.
 
-Undisturbed, with its machine taken away in mid-training, and with everything that drives it killed:
-the same student comes home, and nothing stays behind.
+With its machine taken away in mid-training, with one of two taken away, and with everything that
+drives it killed: the same student comes home, and nothing stays behind.
 """
 
 from decimal import Decimal
@@ -12,7 +12,7 @@ from still import PATIENCE_S, RECIPE, Run, Still, at_home
 
 from emulated.cloud import Cloud, wait_until
 from emulated.lab import Lab
-from recipes.rundir import CheckpointLoaded, CheckpointStored
+from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerStarted
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
 
@@ -48,22 +48,6 @@ def assert_done_and_gone(run: Run) -> None:
     assert run.left == []
 
 
-def test_a_launch_on_a_spot_machine_brings_the_student_of_home_and_leaves_nothing(
-    still: Still, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object]
-) -> None:
-    run = still.launch(recipe)
-
-    assert run.end() == 0, run.story()
-    assert run.scores == scores_at_home
-    assert_done_and_gone(run)
-    (instance,) = run.instances
-    assert instance["InstanceType"] == "p5.48xlarge"
-    assert instance["InstanceLifecycle"] == "spot"
-    assert instance["Placement"]["AvailabilityZone"] == "us-east-1b"
-    assert {"boot", "train", "evaluate"} <= set(run.receipt.lines)
-    assert "lost" not in run.receipt.lines
-
-
 def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
     still: Still, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object]
 ) -> None:
@@ -83,7 +67,24 @@ def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
     assert loaded.step >= 150
     stages = run.receipt.stages
     assert 0 < stages["lost"] < 0.25 * sum(stages.values())
+    assert {"boot", "train", "evaluate"} <= set(run.receipt.lines)
     wait_until(lambda: run.mlflow_runs() == 1, 60, "the run in MLflow")
+
+
+def test_one_of_two_machines_that_is_taken_away_is_followed_by_two_others(
+    still: Still, cloud: Cloud, recipe: Path
+) -> None:
+    run = still.launch(recipe, "--set", "hardware.nodes=2", "--set", "training.steps=600")
+    run.wait_for(CheckpointStored)
+
+    cloud.reclaim(run.wait_for_machine())
+
+    assert run.end() == 0, run.story()
+    assert_done_and_gone(run)
+    assert [attempt.how for attempt in run.receipt.attempts] == ["lost", "done"]
+    assert [started.processes for started in run.events(WorkerStarted)] == [2, 2]
+    assert len(run.events(CheckpointLoaded)) == 1
+    assert len(run.instances) == 4
 
 
 def test_a_run_that_nobody_drives_any_more_ends_by_itself_and_its_books_are_closed_later(
@@ -93,6 +94,7 @@ def test_a_run_that_nobody_drives_any_more_ends_by_itself_and_its_books_are_clos
     run.wait_for(CheckpointStored)
 
     run.kill_launcher_and_watcher()
+    still.kill_skypilot()
     wait_until(lambda: not run.running, PATIENCE_S, "the machine ends by itself")
     assert run.books.open_attempt is not None  # nobody was there to write it down
 

@@ -4,6 +4,7 @@
 <lab>/image/<key>          root filesystem of the hosts, kept as long as its key holds
 <lab>/logs                 of the last start; written over by the next
 <lab>/run                  everything of a lab that is up: gone when it is down
+<lab>/beside/<name>        another lab, on the same tools and image
 """
 
 import hashlib
@@ -30,9 +31,13 @@ class LabUnavailable(LabError):
     """This machine cannot have a lab: not root, another Python, a program that is missing."""
 
 
+MADE_ONCE = ("cache", "tools", "moto", "image")
+"""What several labs may share: nobody writes to it while they run."""
+
+
 @dataclass(frozen=True)
 class LabFolder:
-    """The layout of one lab. Two labs in two folders share nothing."""
+    """The layout of one lab. Two labs in two folders share nothing that changes."""
 
     path: Path
 
@@ -41,6 +46,21 @@ class LabFolder:
         """`$STILLHOUSE_LAB`, or `.cloudlab` in the repository."""
         named = os.environ.get("STILLHOUSE_LAB")
         return cls((Path(named) if named else REPOSITORY / ".cloudlab").resolve())
+
+    def beside(self, name: str) -> "LabFolder":
+        """Another lab, on what is made once for this one."""
+        other = self.path / "beside" / name
+        other.mkdir(parents=True, exist_ok=True)
+        for made in MADE_ONCE:
+            (self.path / made).mkdir(exist_ok=True)
+            if not (other / made).is_symlink():
+                (other / made).symlink_to(self.path / made)
+        return LabFolder(other)
+
+    @property
+    def maker(self) -> "LabFolder":
+        """The lab whose tools and image this one uses: itself, unless it is beside another."""
+        return LabFolder(self.cache.resolve().parent)
 
     @property
     def mark(self) -> str:

@@ -75,11 +75,13 @@ class Lab:
                     self._write_down(replace(self._up_state(), kept=True))
                 return
             self._end()
-            tools.ensure_programs(say)
-            wheel = ensure_wheel(self.folder, say)
-            image_path = image.ensure_image(self.folder, wheel, say)
-            image.remove_others(self.folder, image_path)
-            python = tools.ensure_moto(self.folder, say)
+            maker = self.folder.maker
+            with self._making():
+                tools.ensure_programs(say)
+                wheel = ensure_wheel(maker, say)
+                image_path = image.ensure_image(maker, wheel, say)
+                image.remove_others(maker, image_path)
+                python = tools.ensure_moto(maker, say)
             self._furnish_home(wheel)
             self._start(python, image_path, kept)
 
@@ -162,10 +164,15 @@ class Lab:
     def _alone(self) -> AbstractContextManager[None]:
         return self._holding("lock")
 
+    def _making(self) -> AbstractContextManager[None]:
+        """The right to make what labs share."""
+        return self._holding("cache/lock")
+
     @contextmanager
     def _holding(self, name: str) -> Iterator[None]:
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        with (self.folder.path / name).open("w") as lock:
+        path = self.folder.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

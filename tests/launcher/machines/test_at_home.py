@@ -6,8 +6,6 @@ started from the bundle, without the key and without this machine's folders.
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from process_cluster import ProcessCluster, rented
 
 from launcher.machines.at_home import HOME, TeacherAtHome
-from launcher.machines.bundle import make_bundle
 from launcher.machines.local import LocalMachine
-from launcher.machines.mail import StoreMail
-from launcher.machines.rented import RentedMachines
-from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.teacher_price import with_teacher_api
@@ -98,33 +93,6 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join()
 
 
-class Cluster:
-    """SkyPilot with one machine: a process that has the bundle and nothing else of ours."""
-
-    def __init__(self) -> None:
-        self.environ = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-        self.worker: subprocess.Popen[bytes] | None = None
-
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
-        self.worker = subprocess.Popen(
-            [sys.executable, "-m", "distill", "run"], cwd=task_yaml, env=self.environ
-        )
-
-    def job_state(self, cluster: str) -> JobState:
-        return "running" if self._runs() else "succeeded"
-
-    def is_up(self, cluster: str) -> bool | None:
-        return self._runs()
-
-    def down(self, cluster: str, log: Path) -> None:
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.wait()
-
-    def _runs(self) -> bool:
-        return self.worker is not None and self.worker.poll() is None
-
-
 @pytest.fixture
 def api_recipe(recipe: Recipe, endpoint: Endpoint) -> Recipe:
     teacher = API["teacher"] | {"base_url": endpoint.url}  # type: ignore[operator]
@@ -135,25 +103,18 @@ def api_recipe(recipe: Recipe, endpoint: Endpoint) -> Recipe:
 def real(house: House, api_recipe: Recipe, plan: Plan, tmp_path: Path) -> Iterator[House]:
     """A house whose home worker and rented worker are real; its run `asks-1` is open."""
     environ = {**os.environ, "OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
-    cluster = Cluster()
-
-    def no_aws(regions: Any) -> Any:
-        raise AssertionError("nothing was rented of AWS")
-
-    rented = RentedMachines(
-        cluster, no_aws, StoreMail(), lambda run, _offer, _cluster: str(make_bundle(run))
-    )
+    cluster = ProcessCluster()
     counted = plan.model_copy(update={"prompt_bytes": 100, "units": {**plan.units, "generate": 12}})
     priced = with_teacher_api(counted, api_recipe)
     open_run(house.home, house.ledger, "asks-1", api_recipe, priced, Git(), str(tmp_path / "store"))
     yield replace(
         house,
-        backend=TeacherAtHome(LocalMachine(house.home.path, environ), rented),
+        backend=TeacherAtHome(LocalMachine(house.home.path, environ), rented(cluster)),
         next_offer=lambda _plan, _books: RENTED,
         clock=time.time,
         sleep=lambda _s: time.sleep(0.05),
     )
-    cluster.down("", tmp_path)
+    cluster.take_away()
 
 
 @pytest.mark.slow
@@ -203,8 +164,8 @@ def test_only_an_attempt_that_asks_the_teacher_runs_here(
 ) -> None:
     said: list[str] = []
     home: Any = Place("home", said)
-    rented: Any = Place("rented", said)
-    backend = TeacherAtHome(home, rented)
+    away: Any = Place("rented", said)
+    backend = TeacherAtHome(home, away)
     open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
     run = house.home.run("tiny-1")
     limits = Limits(

@@ -48,6 +48,6 @@ code=0
 wait "$work" || code=$?
 rm -f "$NODE/work"
 [ -z "$notice" ] || kill "$notice" 2>/dev/null || true
-bash sky/limit.sh lower "${STILLHOUSE_LINGER_MINUTES:-2}" || true
+bash sky/limit.sh lower "${STILLHOUSE_LINGER_MINUTES:-1}" || true
 say "the worker ended with $code"
 exit "$code"

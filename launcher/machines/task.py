@@ -23,7 +23,7 @@ from recipes.errors import InvalidInputError
 PRICE_TOLERANCE = Decimal("1.1")
 """A machine may cost a tenth more than the offer says."""
 
-LINGER_MINUTES = 2
+LINGER_MINUTES = 1
 """What a machine has left when its worker has ended: for the launcher to give it back itself."""
 
 _ZONE_ID = re.compile(r"[a-z]+\d(-[a-z0-9]+)*-az\d+")

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,11 +88,11 @@ class Still:
         """A command, to its end."""
         return self.lab.run(_command(words), env=self._env, timeout_s=PATIENCE_S + 180, check=check)
 
-    def launch(self, recipe: Path, *flags: object) -> "Run":
+    def launch(self, recipe: Path, *flags: object, env: Mapping[str, str] | None = None) -> "Run":
         """Launch a run; returns as soon as it has a name."""
         output = self.home.path / f"launch-{len(list(self.home.path.glob('launch-*')))}.log"
         words = ("launch", recipe, "--yes", *flags)
-        launcher = self.lab.start(_command(words), output=output, env=self._env)
+        launcher = self.lab.start(_command(words), output=output, env=self._env | dict(env or {}))
 
         def started() -> "re.Match[str] | None":
             if launcher.poll() is not None:

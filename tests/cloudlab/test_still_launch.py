@@ -12,6 +12,7 @@ from still import PATIENCE_S, RECIPE, Run, Still, at_home
 
 from emulated.cloud import Cloud, wait_until
 from emulated.lab import Lab
+from launcher.runs.run import NO_MACHINE
 from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerStarted
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
@@ -71,19 +72,19 @@ def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
     wait_until(lambda: run.mlflow_runs() == 1, 60, "the run in MLflow")
 
 
-def test_one_of_two_machines_that_is_taken_away_is_followed_by_two_others(
+def test_one_of_two_machines_that_is_taken_away_while_they_are_set_up_is_followed_by_two_others(
     still: Still, cloud: Cloud, recipe: Path
 ) -> None:
-    run = still.launch(recipe, "--set", "hardware.nodes=2", "--set", "training.steps=600")
-    run.wait_for(CheckpointStored)
+    run = still.launch(recipe, "--set", "hardware.nodes=2", "--set", "training.steps=200")
 
     cloud.reclaim(run.wait_for_machine())
 
     assert run.end() == 0, run.story()
     assert_done_and_gone(run)
-    assert [attempt.how for attempt in run.receipt.attempts] == ["lost", "done"]
-    assert [started.processes for started in run.events(WorkerStarted)] == [2, 2]
-    assert len(run.events(CheckpointLoaded)) == 1
+    first, second = run.receipt.attempts
+    assert first.how in ("lost", NO_MACHINE)
+    assert second.how == "done"
+    assert [started.processes for started in run.events(WorkerStarted)] == [2]
     assert len(run.instances) == 4
 
 

@@ -20,7 +20,14 @@ from launcher.plans.plan import Plan
 from launcher.runs.run import House, drive, open_run
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
-from recipes.rundir import CheckpointLoaded, CheckpointStored, Event, read_events, write_model
+from recipes.rundir import (
+    CheckpointLoaded,
+    CheckpointStored,
+    Event,
+    Warned,
+    read_events,
+    write_model,
+)
 from recipes.store_s3 import S3Store
 from tracking.books import Books
 from tracking.entries import Git
@@ -173,6 +180,25 @@ def test_a_machine_on_which_nothing_moves_is_given_back_and_the_run_goes_on_late
 
     assert scene.books.state == "done"
     assert len(scene.events(CheckpointLoaded)) == 1
+
+
+def test_a_store_that_is_away_for_a_while_costs_no_checkpoint_and_is_said_in_the_receipt(
+    scene: Scene,
+) -> None:
+    def away_for_a_while() -> None:
+        wait_for_checkpoint(scene)
+        fault = scene.s3.add("/", kind="503")
+        assert fault.met.wait(60)
+        time.sleep(5.0)
+        scene.s3.take_away(fault)
+
+    thread = scene.meanwhile(away_for_a_while)
+    drive(scene.house, "tiny-1")
+    thread.join()
+
+    assert [attempt.how for attempt in scene.books.attempts] == ["done"]
+    assert "store" in {event.code for event in scene.events(Warned)}
+    assert (scene.house.home.run("tiny-1").student / "model.safetensors").stat().st_size > 0
 
 
 def test_a_worker_that_cannot_do_its_work_ends_the_run_with_its_own_words(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from distill.context import Reason, Stop
 from distill.upload import Uploader
+from launcher.machines.task import LINGER_MINUTES
 from recipes.rundir import (
     CheckpointLoaded,
     CheckpointSaved,
@@ -37,9 +38,6 @@ from recipes.store_checkpoints import StoredCheckpoint, whole_here
 from recipes.stored_run import restore
 from simulated.cloud import Cloud, Machine
 from simulated.world import SKEW_S
-
-LINGER_S = 120.0
-"""What `sky/run.sh` leaves a machine when its worker has ended [s]."""
 
 CLOSING_S = 900.0
 """How long a worker waits at its end for the store to take everything [s]."""
@@ -182,7 +180,7 @@ class Node:
         self.close()
         self.job = job
         if self.is_up:
-            self.set_timers(LINGER_S)
+            self.set_timers(60.0 * LINGER_MINUTES)
 
     # ---- the worker
 

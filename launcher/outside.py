@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from launcher.estimate.efficiency import Efficiency
     from launcher.market.look import Found, Terms
     from launcher.plans.planner import Ranked
+    from launcher.sweep import Judged, Swept
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -377,6 +378,50 @@ class Outside:
         from launcher.machines.aws import boto3_client
 
         return examine(self.home, self.environ, boto3_client)
+
+    def sweep(self, regions: Sequence[str], stores: Sequence[str]) -> "Swept":
+        """What of ours is in AWS, by tag, held against the runs that go on here."""
+        from launcher.machines.aws import boto3_client
+        from launcher.machines.aws_inventory import take_inventory
+        from launcher.sweep import judge
+
+        runs = self.ledger.runs()
+        with self._busy("asking AWS in every region"):
+            found = take_inventory(boto3_client, regions, self._buckets(stores, runs))
+        return judge(found, runs, self.clock())
+
+    def end_orphans(
+        self, orphans: "Sequence[Judged]", regions: Sequence[str], stores: Sequence[str]
+    ) -> "Swept":
+        """End what a sweep found, until two looks in a row find nothing of it; what is left."""
+        from launcher.machines.aws import boto3_client
+        from launcher.machines.aws_inventory import remove
+        from launcher.machines.rented import LOOKS, SECOND_LOOK_S
+
+        wanted = {(one.thing.kind, one.thing.id) for one in orphans}
+        clean = 0
+        swept = self.sweep(regions, stores)
+        for _ in range(LOOKS):
+            left = [one for one in swept.orphans if (one.thing.kind, one.thing.id) in wanted]
+            clean = 0 if left else clean + 1
+            if clean == 2:
+                break
+            for one in left:
+                try:
+                    remove(boto3_client, one.thing)
+                except Exception as error:  # noqa: BLE001 - the others are to go all the same
+                    self.progress.print(f"{one.thing}: {error}", markup=False, highlight=False)
+            self.sleep(SECOND_LOOK_S)
+            swept = self.sweep(regions, stores)
+        return swept
+
+    def _buckets(self, urls: Sequence[str], runs: Sequence[Books]) -> list[tuple[str, str]]:
+        """Bucket and prefix of every run store that is known, each once."""
+        noted = [books.notes[STORE].rpartition("/")[0] for books in runs if STORE in books.notes]
+        named = [*urls, self.environ.get("STILLHOUSE_STORE", ""), *noted]
+        found = [url.removeprefix("s3://") for url in named if url.startswith("s3://")]
+        places = [(url.partition("/")[0], url.partition("/")[2].strip("/")) for url in found]
+        return list(dict.fromkeys(places))
 
     # ---- results
 

@@ -65,3 +65,55 @@ def doctor(outside: "Outside", as_json: bool) -> None:
                 click.echo(f"    {check.remedy}")
     if as_json:
         outside.print_json([check.as_json() for check in checks])
+
+
+@click.command()
+@click.option("--region", "regions", multiple=True, help="Only here; else every enabled region.")
+@click.option(
+    "--store",
+    "stores",
+    multiple=True,
+    metavar="URL",
+    help="Also unfinished uploads below s3://bucket/prefix. Else STILLHOUSE_STORE and those of "
+    "the runs known here.",
+)
+@click.option("--apply", "do_apply", is_flag=True, help="End what is found; else only say it.")
+@click.option("--yes", is_flag=True, help="Also what has not expired and may be somebody else's.")
+@json_option
+@pass_outside
+def sweep(
+    outside: "Outside",
+    /,
+    regions: tuple[str, ...],
+    stores: tuple[str, ...],
+    do_apply: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Find what of ours is still in AWS and should not be, by its tags and nothing else.
+
+    Ends with 6 while something is left, or where a region could not be asked.
+
+    \b
+    Example:
+      still sweep
+      still sweep --apply
+    """
+    from launcher.show_sweep import render_sweep
+    from launcher.sweep import to_ask_about
+    from recipes.errors import TeardownUnprovedError
+
+    swept = outside.sweep(regions, stores)
+    if not as_json:
+        outside.print(render_sweep(swept))
+    if do_apply and swept.orphans:
+        chosen = list(swept.orphans)
+        if (doubtful := to_ask_about(chosen)) and not yes:
+            outside.ask(f"{len(doubtful)} of these may be another machine's. End all of them?")
+        swept = outside.end_orphans(chosen, regions, stores)
+        if not as_json:
+            outside.print(render_sweep(swept))
+    if as_json:
+        outside.print_json(swept.as_json())
+    if not swept.is_clean:
+        raise click.exceptions.Exit(TeardownUnprovedError.exit_code)

@@ -79,10 +79,8 @@ class Still:
         home.mkdir(parents=True, exist_ok=True)
         with suppress(cloud.client("s3").exceptions.BucketAlreadyOwnedByYou):
             cloud.client("s3").create_bucket(Bucket=BUCKET)
-        self._env = {
-            "STILLHOUSE_HOME": str(home),
-            "STILLHOUSE_STORE": f"s3://{BUCKET}/{home.parent.name}-{home.name}",
-        }
+        self.store = f"s3://{BUCKET}/{home.parent.name}-{home.name}"
+        self._env = {"STILLHOUSE_HOME": str(home), "STILLHOUSE_STORE": self.store}
 
     def run(self, *words: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """A command, to its end."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from launcher.market.catalogs import catalog_clouds, enabled_clouds, fetch_command, sky_folder
 from launcher.market.cloud_limits import NO_AUTODOWN
+from recipes.errors import InvalidInputError
 from tracking.home import Home
 
 State = Literal["ok", "attention", "unknown"]
@@ -54,6 +55,7 @@ def examine(
     for kind, code in AWS_QUOTAS.items():
         yield _guarded(f"AWS quota {kind}", partial(_quota, client, region, kind, code))
     yield _guarded("run store", lambda: _run_store(environ))
+    yield _guarded("notices", lambda: _notices(environ))
     yield _guarded("home", lambda: _home(home))
     yield _guarded("MLflow", lambda: _mlflow(home))
 
@@ -129,6 +131,19 @@ def _run_store(environ: Mapping[str, str]) -> Check:
     store.put_bytes(key, b"written and deleted again by `still doctor`\n")
     store.delete(key)
     return Check("run store", "ok", f"{url} can be written")
+
+
+def _notices(environ: Mapping[str, str]) -> Check:
+    from launcher.runs.messengers import COMMAND, URL, Webhook, ways_of
+
+    try:
+        ways = ways_of(environ)
+    except InvalidInputError as error:
+        return Check("notices", "attention", "nobody is told", f"{error}.")
+    if not ways:
+        return Check("notices", "ok", f"nobody is told: neither {URL} nor {COMMAND} is set")
+    to = (f"{way.name} at {way.host}" if isinstance(way, Webhook) else way.name for way in ways)
+    return Check("notices", "ok", f"to a {' and a '.join(to)}; none was sent by this look")
 
 
 def _home(home: Home) -> Check:

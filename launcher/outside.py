@@ -25,6 +25,7 @@ from launcher.machines.local import LocalMachine
 from launcher.plans.plan import Plan, over
 from launcher.plans.speeds import Trial, plan_here, run_trial
 from launcher.runs.follow import follow, is_driven
+from launcher.runs.messengers import Way, messengers, ways_of
 from launcher.runs.next_offer import next_offer
 from launcher.runs.run import STORE, House, drive, open_run, release, reopen
 from launcher.runs.view import choose_view
@@ -265,8 +266,10 @@ class Outside:
 
         Raises:
             RefusedError: it is to run on rented machines, and there is no run store.
+            InvalidInputError: the environment says wrongly who is to be told of it.
         """
         run_id = new_run_id(planned.recipe.name, self.clock())
+        ways_of(self.environ)  # who is to be told and cannot be should be known before it is paid
         url = store or self.environ.get("STILLHOUSE_STORE")
         if planned.recipe.hardware.local:
             url = None
@@ -468,8 +471,12 @@ class Outside:
 
     @contextmanager
     def _house(self, run_id: str) -> Iterator[House]:
-        backend = self.backend(run_id)
-        with choose_view(self.progress) as view, counted_interrupts() as interrupts:
+        backend, run = self.backend(run_id), self.home.run(run_id)
+        with (
+            choose_view(self.progress) as view,
+            counted_interrupts() as interrupts,
+            messengers(self._ways(), run.path / "notices.log") as notify,
+        ):
             yield House(
                 home=self.home,
                 ledger=self.ledger,
@@ -478,11 +485,20 @@ class Outside:
                 view=view,
                 tracker=self._track or self._start_tracker,
                 next_offer=next_offer,
+                notify=notify,
                 interrupts=interrupts,
                 clock=self.clock,
                 sleep=self.sleep,
-                patience_s=60.0 * self.home.run(run_id).read_recipe().hardware.patience_minutes,
+                patience_s=60.0 * run.read_recipe().hardware.patience_minutes,
             )
+
+    def _ways(self) -> tuple[Way, ...]:
+        """Who is to be told; nobody where that cannot be read: a run ends all the same."""
+        try:
+            return ways_of(self.environ)
+        except InvalidInputError as error:
+            self.progress.print(f"warning: nobody is told: {error}", markup=False, highlight=False)
+            return ()
 
     @contextmanager
     def _busy(self, what: str) -> Iterator[None]:

@@ -22,6 +22,8 @@ from launcher.machines.backend import Backend, Paid, Sight
 from launcher.machines.local import Follower
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan, summary
+from launcher.runs.notices import Kind, Notice
+from launcher.runs.tell import tell, tell_budget
 from launcher.runs.view import View, Watched, news
 from launcher.runs.wishes import forget_wish, wish_of
 from recipes.errors import (
@@ -95,6 +97,8 @@ class House:
     """Starts what follows a run into MLflow. Whatever happens to it, the run goes on."""
     next_offer: Callable[[Plan, Books], Offer | None] = lambda plan, _books: plan.offer
     """What to rent for the next attempt; `None` where nothing is left to try."""
+    notify: Callable[[Notice], None] | None = None
+    """Tells people who are not looking. Returns at once and raises nothing."""
     interrupts: Callable[[], int] = lambda: 0
     """How many times a person has pressed Ctrl-C."""
     clock: Callable[[], float] = time.time
@@ -179,6 +183,7 @@ def release(house: House, run_id: str) -> None:
             _close_attempt(house, run, attempt)
             reason = "everything was given back"
             house.ledger.append(run_id, StateChanged(state="interrupted", reason=reason))
+            tell(house, run_id, "stopped", reason)
         else:
             released = house.backend.release(run)
             house.ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
@@ -221,6 +226,7 @@ def _begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attemp
             _close_attempt(house, run, attempt, how=NO_MACHINE)
             raise
         house.ledger.append(run.path.name, StateChanged(state="running"))
+        tell(house, run.path.name, "started", f"attempt {attempt.number} runs on {offer.name}")
         return attempt
 
 
@@ -328,6 +334,7 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
         _close_attempt(house, run, attempt, seen=True)
         raise
     how = _close_attempt(house, run, attempt, seen=True)
+    tell_budget(house, run.path.name)
     if how == ANSWERED:
         return True
     wished = wish_of(run) is not None or house.interrupts() > 0
@@ -336,6 +343,7 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
         return False
     text = "the machine was taken away; going on from the last checkpoint on another one"
     house.ledger.append(run.path.name, StateChanged(state="interrupted", reason=text))
+    tell(house, run.path.name, "interrupted", text)
     house.view.say(text)
     return True
 
@@ -354,18 +362,20 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
         earlier_hours=books.hours_used,
         moved_at=house.clock(),
     )
-    offset, granted, warned = 0, 0, False
+    offset, granted, warned, asked = 0, 0, False, 0
     while True:
         sight = house.backend.look(run)
         for event, end in read_events(run.events, offset):
             offset = end
             if event.attempt == attempt.number:
                 watched = watched.see(event)
+                asked += event.micro_usd if isinstance(event, ApiUsage) else 0
                 if text := news(event):
                     house.view.say(text)
         house.view.show(watched, house.clock())
         if sight != "alive":
             return sight
+        tell_budget(house, run.path.name, asked + watched.running_micro_usd(house.clock()))
         if not warned and (text := watched.warning(house.clock())):
             house.view.say(text)
             warned = True
@@ -467,19 +477,24 @@ def _end_recorded(house: House, run_id: str) -> Iterator[None]:
         elif isinstance(error, InterruptedRunError):
             state = "interrupted"
         house.ledger.append(run_id, StateChanged(state=state, reason=str(error)))
+        kind: Kind = "failed" if state == "failed" else "stopped"
+        tell(house, run_id, kind, str(error))
         _check_teardown(house, run_id)
         raise
     house.ledger.append(run_id, StateChanged(state="done"))
+    tell(house, run_id, "done", f"{run_id} is done; `still show {run_id}` has its receipt")
     _check_teardown(house, run_id)
 
 
 def _check_teardown(house: House, run_id: str) -> None:
     teardown = house.ledger.books(run_id).teardown
     if teardown is not None and not teardown.proved:
-        raise TeardownUnprovedError(
+        text = (
             f"{run_id} may still cost money: {teardown.detail}. "
             f"`still down {run_id}` tries again, and may be repeated."
         )
+        tell(house, run_id, "teardown_unproved", text)
+        raise TeardownUnprovedError(text)
 
 
 def _raise_unless_done(run: RunDir) -> None:

@@ -103,8 +103,11 @@ class Watched:
 
     def usd(self, now: float) -> Decimal:
         """Dollars so far, this attempt's machine included."""
-        running = machine_micro_usd(self.usd_per_hour, max(0.0, now - self.started_at))
-        return from_micro_usd(self.spent_micro_usd + running)
+        return from_micro_usd(self.spent_micro_usd + self.running_micro_usd(now))
+
+    def running_micro_usd(self, now: float) -> int:
+        """What this attempt's machine has cost until now."""
+        return machine_micro_usd(self.usd_per_hour, max(0.0, now - self.started_at))
 
     def projection(self, now: float) -> Projection | None:
         """What the whole run will have cost and taken, by the speed that was measured; `None` where

@@ -137,6 +137,7 @@ def bare_task(like: RunDir, bundle: Path, name: str) -> str:
         bundle=bundle,
         labels={TAG: name},
         limit_minutes=60,
+        limit_at=round(time.time()) + 3600,
         linger_minutes=30,
     )
     task = yaml.safe_load(ours)

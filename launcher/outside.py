@@ -399,7 +399,7 @@ class Outside:
         """End what a sweep found, until two looks in a row find nothing of it; what is left."""
         from launcher.machines.aws import boto3_client
         from launcher.machines.aws_inventory import remove
-        from launcher.machines.rented import LOOKS, SECOND_LOOK_S
+        from launcher.machines.teardown import LOOKS, SECOND_LOOK_S
 
         wanted = {(one.thing.kind, one.thing.id) for one in orphans}
         clean = 0

@@ -4,6 +4,7 @@
 #
 #   limit.sh set MINUTES     from now on; takes the place of an earlier limit
 #   limit.sh lower MINUTES   the same, unless the machine goes earlier anyway
+#   limit.sh by SECONDS      at so many seconds after 1970, unless it goes earlier anyway
 #
 # With systemd it is a timer on disk, which a reboot does not lose; else a process of its own.
 set -euo pipefail
@@ -11,8 +12,8 @@ cd "$(dirname "$0")/.."
 # shellcheck source=sky/node.sh
 . sky/node.sh
 
-how=${1:?set or lower}
-minutes=${2:?how many minutes}
+how=${1:?set, lower or by}
+number=${2:?how many minutes, or which second}
 deadline=$NODE/limit # unix seconds
 sleeper=$NODE/limit.pid
 units=${STILLHOUSE_UNITS:-/etc/systemd/system}
@@ -73,27 +74,28 @@ case $how in
     wait_and_switch_off
     exit
     ;;
-  set | lower) ;;
+  set | lower | by) ;;
   *)
-    say "limit.sh: $how is neither set nor lower"
+    say "limit.sh: $how is neither set nor lower nor by"
     exit 2
     ;;
 esac
-case $minutes in
+case $number in
   '' | *[!0-9]*)
-    say "limit.sh: $minutes is no number of minutes"
+    say "limit.sh: $number is no number of minutes or seconds"
     exit 2
     ;;
 esac
 
-at=$(($(date +%s) + minutes * 60))
-if [ "$how" = lower ] && [ -f "$deadline" ] && [ "$(cat "$deadline")" -le "$at" ]; then exit 0; fi
+at=$number
+[ "$how" = by ] || at=$(($(date +%s) + number * 60))
+if [ "$how" != set ] && [ -f "$deadline" ] && [ "$(cat "$deadline")" -le "$at" ]; then exit 0; fi
 echo "$at" >"$deadline.new"
 mv "$deadline.new" "$deadline"
 if arm_with_systemd "$at"; then
-  say "a systemd timer switches this machine off in $minutes minutes"
+  say "a systemd timer switches this machine off at $(date -u -d "@$at" '+%H:%M:%S UTC')"
 elif arm_with_a_process; then
-  say "a process switches this machine off in $minutes minutes"
+  say "a process switches this machine off at $(date -u -d "@$at" '+%H:%M:%S UTC')"
 else
   say "WARNING: this machine cannot switch itself off; only SkyPilot and the launcher can end it"
 fi

@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 
 # Before anything that takes time or may fail.
 bash sky/limit.sh set "${STILLHOUSE_LIMIT_MINUTES:?is missing}"
+# Money runs out at a moment, however long the machine took to come here. The minutes above hold where
+# its clock is wrong.
+[ -z "${STILLHOUSE_LIMIT_AT:-}" ] || bash sky/limit.sh by "$STILLHOUSE_LIMIT_AT"
 
 PATH=$HOME/.local/bin:$PATH
 own=$HOME/stillhouse-env

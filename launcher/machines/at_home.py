@@ -34,11 +34,11 @@ class TeacherAtHome:
     def kill(self, run: RunDir) -> None:
         self._place(run).kill(run)
 
-    def release(self, run: RunDir) -> Released:
+    def release(self, run: RunDir, attempt: int) -> Released:
         place = self._place(run)
         if place is self._home:
             place.kill(run)
-        return place.release(run)
+        return place.release(run, attempt)
 
     def _place(self, run: RunDir) -> Backend:
         return self._home if read_model(run.limits, Limits).only else self._rented

@@ -16,6 +16,8 @@ class Paid:
 
     started_at: float
     ended_at: float
+    nodes: int = 1
+    """How many machines of the attempt it stands for."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,10 @@ class Released:
     """What came of giving everything back."""
 
     proved: bool | None
-    """`True`: the provider has nothing more of the run. `None`: it could not be asked."""
+    """`True`: the provider has nothing more of the run. `None`: that is not known."""
     detail: str
     paid: tuple[Paid, ...] | None = None
-    """Paid time of each machine of the attempt, as the provider tells it; `None` is unknown."""
+    """Paid time of the attempt's machines, as the provider tells it; `None` is unknown."""
 
 
 class Backend(Protocol):
@@ -62,5 +64,9 @@ class Backend(Protocol):
     def kill(self, run: RunDir) -> None:
         """End the worker at once."""
 
-    def release(self, run: RunDir) -> Released:
-        """Give back everything that costs, and ask the provider for proof. May be repeated."""
+    def release(self, run: RunDir, attempt: int) -> Released:
+        """Give back everything that costs, and ask the provider for proof. May be repeated.
+
+        Args:
+            attempt: whose paid time is wanted.
+        """

@@ -15,6 +15,9 @@ from launcher.machines.task import node_folder, task_yaml
 from launcher.market.offers import Offer
 from recipes.rundir import Limits, RunDir, read_model
 
+GOING_DOWN_S = 15.0
+"""From a machine's own decision to go to the end of its bill [s]."""
+
 
 def rented_machines(clock: Callable[[], float], sleep: Callable[[float], None]) -> RentedMachines:
     """The backend of runs on rented machines."""
@@ -25,26 +28,31 @@ def rented_machines(clock: Callable[[], float], sleep: Callable[[float], None]) 
     return RentedMachines(SkyPilot(), aws, StoreMail(), _task, clock, sleep)
 
 
+def limit_at(limits: Limits) -> int:
+    """When the machines of an attempt switch themselves off, whatever happens [unix s].
+
+    Between the moment at which the worker has saved everything and the one at which the money is
+    gone, with time for a machine to go down.
+    """
+    stop = limits.stop_at()
+    assert stop is not None, "a rented machine costs, so its money ends"
+    return math.floor(stop[0] + RentedMachines.closing_s - GOING_DOWN_S)
+
+
 def _task(run: RunDir, offer: Offer, _cluster: str) -> str:
     limits = read_model(run.limits, Limits)
-    minutes = _limit_minutes(limits)
+    at = limit_at(limits)
     marks = labels(
         offer.cloud,
         run_id=run.path.name,
         owner=f"{getpass.getuser()}@{socket.gethostname()}",
-        expires_at=limits.started_at + 60 * minutes,
+        expires_at=at,
     )
     return task_yaml(
         (node_folder() / "task.yaml").read_text(),
         offer,
         bundle=make_bundle(run),
         labels={**marks, ATTEMPT_TAG: str(limits.attempt)},
-        limit_minutes=minutes,
+        limit_minutes=max(1, math.ceil((at - limits.started_at) / 60)),
+        limit_at=at,
     )
-
-
-def _limit_minutes(limits: Limits) -> int:
-    """Minutes after which a machine ends itself: what its money or its hours are enough for."""
-    stop = limits.stop_at()
-    assert stop is not None, "a rented machine costs, so its money ends"
-    return max(1, math.floor((stop[0] - limits.started_at) / 60))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.errors import ProvisionError
-from launcher.machines.aws import Aws, Instance, Leftover
+from launcher.machines.aws import Aws, Instance
 from launcher.machines.backend import Paid, Released, Sight
 from launcher.machines.skypilot import JobState
+from launcher.machines.teardown import Teardown
 from launcher.market.offers import Offer
 from recipes.recipe import Part
 from recipes.rundir import (
@@ -35,19 +36,24 @@ ASK_SKYPILOT_EVERY_S = 20.0
 RESULTS_S = 300.0
 """How long the results of a worker that has ended are waited for, before its machine goes [s]."""
 
-SECOND_LOOK_S = 5.0
-"""Between two looks that prove a teardown: the first "not found" may be a cloud that lags [s]."""
+LAUNCH_S = 1800.0
+"""How long SkyPilot may take to launch a cluster and begin its job [s]."""
 
-LOOKS = 60
-"""How often something that should be gone is looked for before it counts as left."""
+AWS_REMEMBERS_S = 3000.0
+"""For so long AWS tells of a machine that has ended: an hour, less what clocks may differ [s]."""
+
+AFTERWARDS_S = 180.0
+"""The longest that a machine lives after its worker's last word: it lingers for a minute [s]."""
 
 
 class Cluster(Protocol):
     """What is used of `launcher.machines.skypilot.SkyPilot`."""
 
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None: ...
+    def launch(self, task_yaml: str, cluster: str, log: Path, patience_s: float) -> None: ...
 
     def job_state(self, cluster: str) -> JobState: ...
+
+    def output(self, cluster: str, into: Path) -> None: ...
 
     def is_up(self, cluster: str) -> bool | None: ...
 
@@ -122,9 +128,15 @@ class RentedMachines:
         task = self._task(run, offer, rented.cluster)
         self._mail.send(run)
         _remember(run, rented)
-        self._sky.launch(task, rented.cluster, _log(run))
+        self._sky.launch(task, rented.cluster, _log(run), self._patience_s(run))
         if offer.cloud == "aws":
             self._end_on_shutdown(run, rented)
+
+    def _patience_s(self, run: RunDir) -> float:
+        """How long a launch may take [s]: a machine without its timer is ended by us alone."""
+        stop = read_model(run.limits, Limits).stop_at()
+        assert stop is not None, "a rented machine costs, so its money ends"
+        return max(1.0, min(LAUNCH_S, stop[0] - self._clock()))
 
     def look(self, run: RunDir) -> Sight:
         self._mail.fetch(run)
@@ -142,6 +154,8 @@ class RentedMachines:
         sight = self._sky_says.get(rented.cluster, "alive")
         if sight == "ended":
             self._mail.fetch(run)  # its last words may have come since
+            if not any(isinstance(e, WorkerEnded) for e in attempt_events(run, rented.attempt)):
+                self._sky.output(rented.cluster, run.log)
         return sight
 
     def ask_to_save(self, run: RunDir) -> None:
@@ -151,19 +165,47 @@ class RentedMachines:
         for rented in _all(run)[-1:]:
             self._down(run, rented)
 
-    def release(self, run: RunDir) -> Released:
+    def release(self, run: RunDir, attempt: int) -> Released:
         history = _all(run)
         if not history:
             return Released(proved=True, detail="nothing was rented", paid=())
         self._mail.fetch(run)
-        self._end_machines(run, history[-1])
-        self._down(run, history[-1])
         if any(rented.offer.cloud != "aws" for rented in history):
+            self._down(run, history[-1])
             return self._ask_skypilot(history)
-        try:
-            return self._prove(run, history)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is proved
-            return Released(proved=None, detail=f"AWS could not be asked: {error}")
+        regions = _regions(history)
+        teardown = Teardown(
+            self._aws(regions), run.path.name, lambda error: _note(run, error), self._sleep
+        )
+        teardown.end_machines()
+        is_down = self._down(run, history[-1])
+        left = teardown.end_everything()
+        paid = self._paid(run, attempt, teardown) if attempt == history[-1].attempt else ()
+        if left:
+            asked = not any(each.startswith("AWS ") for each in left)
+            return Released(proved=False if asked else None, detail=", ".join(left), paid=paid)
+        if not is_down and not attempt_events(run, history[-1].attempt):
+            detail = "AWS has nothing, but SkyPilot, which does not answer, may still be launching"
+            return Released(proved=None, detail=detail, paid=paid)
+        nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked twice"
+        return Released(proved=True, detail=nothing, paid=paid)
+
+    def _paid(self, run: RunDir, attempt: int, teardown: Teardown) -> tuple[Paid, ...]:
+        """What the machines of an attempt are paid for: never more than their limit allows.
+
+        Where AWS has forgotten them, all of them count until the latest that they can have lived.
+        """
+        limits, now = read_model(run.limits, Limits), self._clock()
+        stop = limits.stop_at()
+        assert stop is not None, "a rented machine costs, so its money ends"
+        until = min(now, stop[0] + self.closing_s)
+        paid = teardown.paid(attempt, until)
+        if paid or now - limits.started_at < AWS_REMEMBERS_S:
+            return paid
+        nodes = _all(run)[-1].offer.nodes
+        words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
+        last = min([until, *(t + AFTERWARDS_S for t in words)])
+        return (Paid(limits.started_at, max(last, limits.started_at), nodes),)
 
     # ---- asking and ending
 
@@ -195,57 +237,31 @@ class RentedMachines:
         Raises:
             ProvisionError: a machine would only stop when it powers itself off.
         """
-        aws = self._aws(_regions([rented]))
-        for machine in self._machines(run, rented):
-            # AWS terminates a one-time spot machine anyway, and may refuse the setting.
-            if not (machine.is_gone or aws.end_on_shutdown(machine) or rented.offer.spot):
-                raise ProvisionError(
-                    f"{machine.id} would stop, and its disk go on costing, when it powers itself "
-                    "off: AWS did not take the setting"
-                )
-
-    def _end_machines(self, run: RunDir, rented: Rented) -> None:
-        """End AWS's machines at once: SkyPilot takes a while to do it, and they cost meanwhile."""
-        if rented.offer.cloud != "aws":
-            return
         try:
             aws = self._aws(_regions([rented]))
-            for machine in aws.instances(run.path.name):
-                if not machine.is_gone:
-                    aws.remove(Leftover("instance", machine.id, machine.region))
-        except Exception as error:  # noqa: BLE001 - SkyPilot ends them next, and AWS is asked again
+            stay = [
+                machine.id
+                for machine in self._machines(run, rented)
+                if not (machine.is_gone or aws.end_on_shutdown(machine))
+            ]
+        except Exception as error:  # noqa: BLE001 - that it cannot be set is all that matters
             _note(run, error)
+            stay = ["some machine"]
+        # AWS terminates a one-time spot machine anyway, and may refuse the setting.
+        if stay and not rented.offer.spot:
+            raise ProvisionError(
+                f"{', '.join(stay)} would stop, and its disk go on costing, when it powers itself "
+                "off: AWS did not take the setting"
+            )
 
-    def _down(self, run: RunDir, rented: Rented) -> None:
+    def _down(self, run: RunDir, rented: Rented) -> bool:
+        """Whether SkyPilot has done it."""
         try:
             self._sky.down(rented.cluster, _log(run))
         except ProvisionError as error:
             _note(run, error)  # the cloud itself is asked next
-
-    def _prove(self, run: RunDir, history: list[Rented]) -> Released:
-        regions = _regions(history)
-        left = self._remove_everything(run, self._aws(regions))
-        nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked twice"
-        paid = tuple(
-            Paid(machine.launched_at, machine.ended_at or self._clock())
-            for machine in self._machines(run, history[-1])
-        )
-        return Released(proved=not left, detail=", ".join(left) or nothing, paid=paid)
-
-    def _remove_everything(self, run: RunDir, aws: Aws) -> list[str]:
-        """End what still has the run's tag until two looks in a row find nothing; what is left."""
-        clean = 0
-        left: list[str] = []
-        for _ in range(LOOKS):
-            found = aws.leftovers(run.path.name)
-            left = [str(leftover) for leftover in found]
-            clean = 0 if found else clean + 1
-            if clean == 2:
-                break
-            for leftover in found:
-                aws.remove(leftover)
-            self._sleep(SECOND_LOOK_S)
-        return left
+            return False
+        return True
 
     def _ask_skypilot(self, history: list[Rented]) -> Released:
         up = {rented.cluster: self._sky.is_up(rented.cluster) for rented in history}

@@ -6,7 +6,8 @@ asks, and a launch that failed half way may have left machines. `machines/aws.py
 """
 
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -22,19 +23,24 @@ _IN_FLUX: dict[str, JobState] = {
     "RUNNING": "running",
 }
 
+OUTPUT_LINES = 200
+OUTPUT_S = 20.0
+"""How long the output of a job that has failed is worth waiting for [s]."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class SkyPilot:
     """A cluster's life, by name. Every call may start SkyPilot's API server on this machine."""
 
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+    def launch(self, task_yaml: str, cluster: str, log: Path, patience_s: float) -> None:
         """Provision a cluster and start its job; returns when the job is submitted.
 
         Args:
             task_yaml: the task, as SkyPilot reads it.
             cluster: its name.
             log: what SkyPilot says is appended to this file.
+            patience_s: how long it may take; then the request is cancelled [s].
 
         Raises:
             NoCapacityError: the cloud has no such machine now.
@@ -46,7 +52,13 @@ class SkyPilot:
         with _as_our_errors(cluster), log.open("a") as stream:
             task = sky.Task.from_yaml_str(task_yaml)
             request = sky.launch(task, cluster_name=cluster)
-            sky.stream_and_get(request, output_stream=stream)
+            try:
+                _within(patience_s, lambda: sky.stream_and_get(request, output_stream=stream))
+            except TimeoutError:
+                sky.api_cancel(request)
+                raise ProvisionError(
+                    f"SkyPilot has not launched {cluster} in {patience_s:.0f} s"
+                ) from None
 
     def job_state(self, cluster: str) -> JobState:
         """Where the cluster's last job is; `unknown` where SkyPilot cannot say."""
@@ -62,6 +74,20 @@ class SkyPilot:
         if state.value in _IN_FLUX:
             return _IN_FLUX[state.value]
         return "succeeded" if state.value == "SUCCEEDED" else "failed"
+
+    def output(self, cluster: str, into: Path) -> None:
+        """Append the last lines of the cluster's last job to a file, if they can be had soon."""
+        import sky
+
+        def fetch() -> None:
+            with into.open("a") as stream:
+                sky.tail_logs(cluster, None, follow=False, tail=OUTPUT_LINES, output_stream=stream)
+
+        try:
+            _within(OUTPUT_S, fetch)
+        except Exception as error:  # noqa: BLE001 - it would have been good to have, no more
+            with into.open("a") as stream:
+                stream.write(f"the output of {cluster} could not be fetched: {error!r}\n")
 
     def is_up(self, cluster: str) -> bool | None:
         """Whether the cloud still has the cluster; `None` where it cannot be asked."""
@@ -90,6 +116,29 @@ class SkyPilot:
                 return
 
 
+def _within(seconds: float, work: Callable[[], object]) -> None:
+    """Do something, and give up waiting for it after so many seconds.
+
+    Raises:
+        TimeoutError: it is not over. It goes on aside, and whatever comes of it is dropped.
+    """
+    failed: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            failed.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
+    if failed:
+        raise failed[0]
+
+
 @contextmanager
 def _as_our_errors(cluster: str) -> Iterator[None]:
     """SkyPilot's many kinds of failure as the two that change what we do next."""
@@ -99,6 +148,8 @@ def _as_our_errors(cluster: str) -> Iterator[None]:
         yield
     except sky.exceptions.ResourcesUnavailableError as error:
         raise NoCapacityError(f"no machine for {cluster}: {_first_line(error)}") from error
+    except ProvisionError:
+        raise
     except Exception as error:  # its requests re-raise whatever failed on its server
         raise ProvisionError(f"SkyPilot could not do {cluster}: {_first_line(error)}") from error
 

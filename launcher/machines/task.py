@@ -52,6 +52,7 @@ def task_yaml(
     bundle: Path,
     labels: Mapping[str, str],
     limit_minutes: int,
+    limit_at: int,
     linger_minutes: int = LINGER_MINUTES,
     disk_gib: int | None = None,
 ) -> str:
@@ -65,6 +66,7 @@ def task_yaml(
         labels: see `launcher.machines.labels`.
         limit_minutes: the machine switches itself off so long after its setup began, and SkyPilot
             gives it back so long after the job began, whatever happens; at least 1.
+        limit_at: it switches itself off then at the latest [unix s].
         linger_minutes: the same, after the worker has ended.
         disk_gib: size of each node's disk [GiB]; `None`: SkyPilot's choice.
     """
@@ -79,6 +81,7 @@ def task_yaml(
         "STILLHOUSE_CLOUD": offer.cloud,
         "STILLHOUSE_SPOT": "true" if offer.spot else "false",
         "STILLHOUSE_LIMIT_MINUTES": str(limit_minutes),
+        "STILLHOUSE_LIMIT_AT": str(limit_at),
         "STILLHOUSE_LINGER_MINUTES": str(linger_minutes),
     }
     return yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=100)

@@ -75,6 +75,9 @@ from tracking.metering import machine_lines
 STORE = "store"
 """The note that says where a run's files live."""
 
+LEAST_S = 300.0
+"""With less than this no machine is rented: it would have to go when it has hardly come [s]."""
+
 LOADING_S = 2.0
 """Loading the student again, on a machine that does other things too [s]."""
 
@@ -182,10 +185,15 @@ def release(house: House, run_id: str) -> None:
         if attempt := house.ledger.books(run_id).open_attempt:
             _close_attempt(house, run, attempt)
             reason = "everything was given back"
-            house.ledger.append(run_id, StateChanged(state="interrupted", reason=reason))
+            state: RunState = "interrupted"
+            if run.done.exists():
+                state = read_model(run.done, Done).status
+            house.ledger.append(run_id, StateChanged(state=state, reason=reason))
             tell(house, run_id, "stopped", reason)
         else:
-            released = house.backend.release(run)
+            _release_orphans(house, run_id)
+            attempts = house.ledger.books(run_id).attempts
+            released = house.backend.release(run, attempts[-1].number if attempts else 0)
             house.ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
         _check_teardown(house, run_id)
 
@@ -242,15 +250,15 @@ def _record_attempt(
 ) -> Attempt:
     """Set money aside for an attempt and write it down, before anything of it exists."""
     run_id, ledger = run.path.name, house.ledger
-    for orphan in ledger.books(run_id).reservations:
-        # of a launcher that was killed before the attempt began
-        ledger.release(orphan.id)
+    _release_orphans(house, run_id)
     books = ledger.books(run_id)
     seconds, left = _seconds_left(books, run.read_recipe()), _money_left(books)
     here = offer.cloud == LOCAL
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90)) if here else 0
     machine = 0 if offer is HOME else left - api
     closing = machine_micro_usd(offer.usd_per_hour, house.backend.closing_s)
+    if not here:
+        _check_enough(run_id, offer, machine - closing, seconds)
     state: RunState = "starting" if here else "provisioning"
     ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
@@ -286,6 +294,30 @@ def _record_attempt(
     attempt = ledger.books(run_id).open_attempt
     assert attempt is not None, "the attempt that was just recorded"
     return attempt
+
+
+def _check_enough(run_id: str, offer: Offer, micro_usd: int, seconds: float | None) -> None:
+    """
+    Raises:
+        RefusedError: a machine would hardly be there before it had to go.
+    """
+    if micro_usd < machine_micro_usd(offer.usd_per_hour, LEAST_S):
+        left = format_usd(from_micro_usd(max(0, micro_usd)))
+        raise RefusedError(
+            f"what is left of the budget of {run_id} is {left} for work, and {offer.name} costs "
+            f"${offer.usd_per_hour}/h: not enough to begin. `still budget {run_id} --raise USD`."
+        )
+    if seconds is not None and seconds < LEAST_S:
+        raise RefusedError(
+            f"{run_id} has {seconds:.0f} s of its hours left: not enough to begin. "
+            "Launch its recipe again with more hours."
+        )
+
+
+def _release_orphans(house: House, run_id: str) -> None:
+    """Free what a launcher set aside that was killed before its attempt began."""
+    for orphan in house.ledger.books(run_id).reservations:
+        house.ledger.release(orphan.id)
 
 
 def _evaluation_s(plan: Plan) -> float | None:
@@ -414,13 +446,16 @@ def _close_attempt(
         how: it ended; as its own last event says where left out.
     """
     run_id, ledger = run.path.name, house.ledger
-    released = house.backend.release(run)
+    released = house.backend.release(run, attempt.number)
+    if not released.proved:  # it may go on costing: the attempt stays open until it is proved
+        ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
+        _check_teardown(house, run_id)
     events = attempt_events(run, attempt.number)
     how = how or _how(events)
     paid = released.paid
     if paid is None:
         last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
-        paid = (Paid(attempt.started_at, last_s),)
+        paid = (Paid(attempt.started_at, last_s, _nodes(attempt)),)
     assert attempt.reservation is not None, "an attempt begins with what pays for it"
     for reservation in ledger.books(run_id).reservations:
         if reservation.id != attempt.reservation:
@@ -440,7 +475,6 @@ def _paid_lines(
     events: list[AnyEvent], attempt: Attempt, paid: tuple[Paid, ...]
 ) -> dict[Line, int]:
     """What the machines of an attempt cost, by line [micro-dollars]."""
-    nodes = int(attempt.offer.get("nodes", 1))
     lines: Counter[Line] = Counter()
     for machine in paid:
         lines.update(
@@ -449,10 +483,14 @@ def _paid_lines(
                 attempt.number,
                 machine.started_at,
                 max(machine.started_at, machine.ended_at),
-                attempt.usd_per_hour / nodes if len(paid) > 1 else attempt.usd_per_hour,
+                attempt.usd_per_hour * machine.nodes / _nodes(attempt),
             )
         )
     return dict(lines)
+
+
+def _nodes(attempt: Attempt) -> int:
+    return int(attempt.offer.get("nodes", 1))
 
 
 def _how(events: list[AnyEvent]) -> str:
@@ -468,8 +506,8 @@ def _end_recorded(house: House, run_id: str) -> Iterator[None]:
     """Write down how the run ends: by returning, or as the error of its kind."""
     try:
         yield
-    except RefusedError:
-        raise  # nothing was begun, so nothing has changed
+    except (RefusedError, TeardownUnprovedError):
+        raise  # nothing was begun, or nothing is over: so nothing has changed
     except StillhouseError as error:
         state: RunState = "failed"
         if isinstance(error, StoppedError):

@@ -163,7 +163,7 @@ class ScriptedMachine:
     def look(self, run: RunDir) -> Sight:
         return "alive" if self._running is not None else self.sight
 
-    def release(self, run: RunDir) -> Released:
+    def release(self, run: RunDir, attempt: int) -> Released:
         self.releases += 1
         return self.released
 

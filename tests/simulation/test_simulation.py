@@ -16,7 +16,6 @@ API_WORLDS = 40
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the launcher settles attempts whose teardown is not proved, and more")
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_no_invariant_is_broken_in_any_world(chunk: int) -> None:
     result = live_many(range(chunk * CHUNK, (chunk + 1) * CHUNK))

@@ -28,7 +28,7 @@ class ProcessCluster:
         self._worker: subprocess.Popen[bytes] | None = None
         self._is_up = False
 
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+    def launch(self, task_yaml: str, cluster: str, log: Path, patience_s: float) -> None:
         """The task is the path of the bundle."""
         with log.open("ab") as output:
             self._worker = subprocess.Popen(
@@ -46,6 +46,9 @@ class ProcessCluster:
         assert self._worker is not None
         code = self._worker.poll()
         return "running" if code is None else "failed" if code else "succeeded"
+
+    def output(self, cluster: str, into: Path) -> None:
+        into.write_text("the output of the job")
 
     def is_up(self, cluster: str) -> bool | None:
         return self._is_up

@@ -175,7 +175,7 @@ def test_only_an_attempt_that_asks_the_teacher_runs_here(
 
     backend.start(run, RENTED)
     backend.look(run)
-    backend.release(run)
+    backend.release(run, 1)
 
     assert said == expected
     assert backend.closing_s == 7.0

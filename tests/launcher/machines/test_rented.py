@@ -1,5 +1,6 @@
 """Rented machines: what is asked for is written down first, and what is left is found and ended."""
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from launcher.machines.aws import Instance, Leftover
 from launcher.machines.rented import RentedMachines
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
-from recipes.rundir import Done, EventLog, Limits, RunDir, WorkerEnded, write_model
+from recipes.rundir import Done, EventLog, Limits, RunDir, WorkerEnded, read_model, write_model
 
 SPOT = Offer(
     cloud="aws",
@@ -49,7 +50,7 @@ class Cloud:
 
     # as SkyPilot
 
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+    def launch(self, task_yaml: str, cluster: str, log: Path, patience_s: float) -> None:
         if self.fails and not self.fails_after_creating:
             raise self.fails
         number = int(cluster.rpartition("-")[2])
@@ -62,6 +63,9 @@ class Cloud:
 
     def job_state(self, cluster: str) -> JobState:
         return self.job
+
+    def output(self, cluster: str, into: Path) -> None:
+        into.write_text("Killed")
 
     def is_up(self, cluster: str) -> bool | None:
         return self.up
@@ -167,7 +171,7 @@ def test_everything_is_gone_and_proved_by_two_looks_after_release(
 ) -> None:
     rented.start(run, SPOT)
 
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
     assert released.proved is True
     assert "asked twice" in released.detail
@@ -179,7 +183,7 @@ def test_machines_are_ended_before_skypilot_which_takes_its_time_is_asked_to(
 ) -> None:
     rented.start(run, SPOT)
 
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
     assert cloud.down_calls == ["tiny-1-1"]
     assert cloud.running_at_down == []
@@ -195,12 +199,42 @@ def test_a_machine_that_exists_although_the_cloud_said_error_is_ended_and_paid_f
         rented.start(run, SPOT)
     clock.now += 30.0
 
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
-    assert released.proved is True
+    assert cloud.leftovers("") == []
+    assert released.proved is None  # SkyPilot may be about to make another one
     assert released.paid is not None
     (paid,) = released.paid
     assert paid.ended_at - paid.started_at >= 30.0
+    cloud.down_fails = False
+    assert rented.release(run, 1).proved is True
+
+
+def test_a_machine_whose_end_nobody_tells_is_paid_for_until_its_limit_and_no_longer(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    limits = read_model(run.limits, Limits).model_copy(update={"started_at": clock.now})
+    write_model(run.limits, limits)
+    rented.start(run, SPOT)
+    stop = limits.stop_at()
+    assert stop is not None
+    cloud.machines = [replace(one, state="terminated") for one in cloud.machines]
+    cloud.end_all = lambda: None  # type: ignore[method-assign]
+    clock.now += 7200.0
+
+    (paid,) = rented.release(run, 1).paid or ()
+
+    assert paid.ended_at == stop[0] + rented.closing_s < clock.now
+    cloud.machines = []  # and an hour later AWS has forgotten it
+    assert (rented.release(run, 1).paid or ())[0].ended_at == paid.ended_at
+
+
+def test_machines_of_another_attempt_are_not_paid_for_again(
+    run: RunDir, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+
+    assert rented.release(run, 2).paid == ()
 
 
 def test_what_does_not_go_away_is_named_and_unproved(
@@ -209,7 +243,7 @@ def test_what_does_not_go_away_is_named_and_unproved(
     rented.start(run, SPOT)
     cloud.lags = 1_000_000
 
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
     assert released.proved is False
     assert released.detail == "volume vol-1 in us-east-1"
@@ -221,7 +255,7 @@ def test_a_volume_that_goes_late_is_waited_for(
     rented.start(run, SPOT)
     cloud.lags = 3
 
-    assert rented.release(run).proved is True
+    assert rented.release(run, 1).proved is True
 
 
 def test_a_cloud_that_cannot_be_asked_proves_nothing(
@@ -230,7 +264,7 @@ def test_a_cloud_that_cannot_be_asked_proves_nothing(
     rented.start(run, SPOT)
     cloud.dead = True
 
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
     assert released.proved is None
     assert "no route to AWS" in released.detail
@@ -241,7 +275,7 @@ def test_release_may_be_repeated_by_another_process(
 ) -> None:
     rented.start(run, SPOT)
     cloud.dead = True
-    rented.release(run)
+    rented.release(run, 1)
     cloud.dead = False
 
     def aws(regions: Any) -> Any:
@@ -249,7 +283,7 @@ def test_release_may_be_repeated_by_another_process(
 
     other = RentedMachines(cloud, aws, Post(), lambda *_: "", clock, clock.sleep, at_once)
 
-    assert other.release(run).proved is True
+    assert other.release(run, 1).proved is True
 
 
 def test_a_machine_that_was_taken_is_lost_within_seconds(
@@ -305,7 +339,7 @@ def test_machines_of_earlier_attempts_do_not_count(
     clock.now += 11.0
 
     assert rented.look(run) == "alive"
-    released = rented.release(run)
+    released = rented.release(run, 1)
     assert released.paid is not None
     assert len(released.paid) == 1
 
@@ -366,6 +400,7 @@ def test_a_job_that_failed_without_a_word_has_ended(
     clock.now += 31.0
 
     assert rented.look(run) == "ended"
+    assert run.log.read_text() == "Killed"  # what the worker said is here before its machine goes
 
 
 def test_an_on_demand_machine_that_would_only_stop_on_shutdown_is_refused(
@@ -384,11 +419,11 @@ def test_where_only_skypilot_can_ask_its_answer_is_the_proof(
     rented.start(run, LAMBDA)
     cloud.is_up = lambda cluster: answer  # type: ignore[method-assign]
 
-    assert rented.release(run).proved is proved
+    assert rented.release(run, 1).proved is proved
 
 
 def test_nothing_was_rented_is_proved_at_once(run: RunDir, rented: RentedMachines) -> None:
-    released = rented.release(run)
+    released = rented.release(run, 1)
 
     assert released.proved is True
     assert released.paid == ()

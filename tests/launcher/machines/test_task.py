@@ -45,8 +45,13 @@ TEMPLATE = (SKY / "task.yaml").read_text()
 
 def task_for(offer: Offer, bundle: Path = Path("/bundles/s1"), **changes: Any) -> str:
     marks = labels(offer.cloud, run_id=RUN_ID, owner="ada@lab", expires_at=NOW + 3600)
-    wishes: dict[str, Any] = {"labels": marks, "limit_minutes": 75, **changes}
-    return task_yaml(TEMPLATE, offer, bundle=bundle, **wishes)
+    wishes: dict[str, Any] = {
+        "labels": marks,
+        "limit_minutes": 75,
+        "limit_at": 1_800_004_500,
+        **changes,
+    }
+    return task_yaml(TEMPLATE, offer, bundle=bundle, **(wishes | changes))
 
 
 def resources(offer: Offer, **changes: Any) -> dict[str, Any]:
@@ -101,6 +106,7 @@ def test_the_scripts_are_told_cloud_terms_and_limits_and_nothing_of_the_recipe()
         "STILLHOUSE_CLOUD": "aws",
         "STILLHOUSE_SPOT": "true",
         "STILLHOUSE_LIMIT_MINUTES": "75",
+        "STILLHOUSE_LIMIT_AT": "1800004500",
         "STILLHOUSE_LINGER_MINUTES": "7",
     }
 

@@ -11,7 +11,7 @@ from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.backend import Paid, Released
 from launcher.machines.local import Follower
 from launcher.plans.plan import Plan
-from launcher.runs.run import House, drive, open_run, reopen
+from launcher.runs.run import House, drive, open_run, release, reopen
 from launcher.runs.wishes import make_wish
 from recipes.errors import (
     InterruptedRunError,
@@ -481,7 +481,44 @@ def test_a_run_whose_teardown_is_unproved_says_what_to_look_at(
         drive(house, run_id)
 
     assert unproved.value.exit_code == 6
-    assert house.ledger.books(run_id).state == "done"  # the work is; its teardown is not
+    books = house.ledger.books(run_id)
+    assert books.open_attempt is not None  # it may go on costing, so its money stays set aside
+    assert books.reserved_micro_usd == 1_000_000
+
+    with pytest.raises(TeardownUnprovedError):
+        release(house, run_id)
+    machine.released = Released(proved=True, detail="gone")
+    release(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "done"
+    assert books.reserved_micro_usd == 0
+    assert 0 < books.spent_micro_usd < 1_000_000
+
+
+def test_no_machine_is_rented_for_money_or_hours_that_are_gone_before_it_has_booted(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine
+) -> None:
+    machine.rented = True
+    rented = plan.offer.model_copy(update={"cloud": "aws", "usd_per_hour": Decimal(36)})
+    house.next_offer = lambda _plan, _books: rented
+    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())  # a dollar is 100 s of it
+
+    with pytest.raises(RefusedError, match=r"not enough to begin.*--raise"):
+        drive(house, "tiny-1")
+
+    assert machine.starts == []
+    assert house.ledger.books("tiny-1").reserved_micro_usd == 0
+
+
+def test_what_was_set_aside_by_a_launcher_that_was_killed_at_once_is_free_again_after_release(
+    house: House, run_id: str
+) -> None:
+    house.ledger.reserve(run_id, "train", 5)
+
+    release(house, run_id)
+
+    assert house.ledger.books(run_id).reserved_micro_usd == 0
 
 
 @pytest.mark.parametrize(("wish", "saves", "kills"), [("stop", 1, 0), ("down", 0, 1)])

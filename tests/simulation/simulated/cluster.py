@@ -93,7 +93,7 @@ class Server:
                 self._end_machines(request)
             request.end(ProvisionError("something broke while machines were made"))
             return
-        world.at(world.chance.uniform(15, 80), lambda: self._set_up(request))
+        world.at(world.chance.uniform(15, 400), lambda: self._set_up(request))
         if world.happens("dying server", 0.3):
             world.at(world.chance.uniform(0, 120), lambda: self._die(request))
 
@@ -172,15 +172,18 @@ class Client:
         self._world = server.world
         self._read_task = read_task
 
-    def launch(self, task_yaml: str, cluster: str, log: Path) -> None:
+    def launch(self, task_yaml: str, cluster: str, log: Path, patience_s: float) -> None:
         task = self._read_task(task_yaml)
         self._world.boundary("before sky launch")
         if self._world.happens("failing launches", 0.1):
             raise ProvisionError("the API server did not answer")
         self._world.tell(f"SkyPilot is to launch {cluster} on {task.offer.name}")
         request = self._server.begin(task, cluster)
+        until = self._world.now + patience_s
         try:
             while not request.is_over:
+                if self._world.now > until:
+                    request.end(ProvisionError("it took too long"))
                 self._world.sleep(5.0)
         finally:
             request.has_client = False
@@ -196,6 +199,9 @@ class Client:
         if request is None or request.node is None or not request.node.is_up:
             return "unknown"
         return request.node.job
+
+    def output(self, cluster: str, into: Path) -> None:
+        self._world.boundary("before sky logs")
 
     def is_up(self, cluster: str) -> bool | None:
         self._world.boundary("before sky status")

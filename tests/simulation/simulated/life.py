@@ -17,7 +17,7 @@ from shaky_store import Killed
 
 from launcher.machines.aws import Aws
 from launcher.machines.mail import StoreMail
-from launcher.machines.rent import _limit_minutes
+from launcher.machines.rent import limit_at
 from launcher.machines.rented import RentedMachines
 from launcher.market.offers import Offer
 from launcher.runs import run as runs
@@ -55,7 +55,7 @@ class Parts:
     aws: type[AwsOneByOne] = AwsOneByOne
     limits: Callable[[Limits], Limits] = lambda limits: limits
     """What a node is told of its limits, from what the launcher wrote."""
-    limit_s: Callable[[Limits, float], float] = lambda limits, now: 60.0 * _limit_minutes(limits)
+    limit_s: Callable[[Limits, float], float] = lambda limits, now: limit_at(limits) - now
     """`limits, now -> after how long a machine ends itself`, asked when its setup begins [s]."""
 
 

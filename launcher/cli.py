@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from launcher.commands import books, clouds, recipes, runs
+from launcher.commands import books, clouds, policies, recipes, runs
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 30 ms
 
@@ -56,7 +56,7 @@ def main() -> None:
     cli(prog_name="still")
 
 
-for room in (recipes, runs, books, clouds):
+for room in (recipes, runs, books, clouds, policies):
     for command in vars(room).values():
         if isinstance(command, click.Command):
             cli.add_command(command)

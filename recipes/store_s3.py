@@ -176,7 +176,8 @@ class S3Store:
     def get_file(self, key: str, path: Path) -> None:
         aside = aside_of(path)
         try:
-            self._transfer(key, lambda manager, at: manager.download(fileobj=str(aside), **at))
+            with self._told_from_missing(key):
+                self._transfer(key, lambda manager, at: manager.download(fileobj=str(aside), **at))
             with aside.open("rb") as file:
                 os.fchmod(file.fileno(), 0o600)
                 os.fsync(file.fileno())
@@ -191,7 +192,8 @@ class S3Store:
             content: bytes = response["Body"].read()
             return content
 
-        return self._insist(key, get)
+        with self._told_from_missing(key):
+            return self._insist(key, get)
 
     def entries(self, folder: str = "", start_after: str = "") -> list[Entry]:
         prefix = self._below(folder)
@@ -294,6 +296,20 @@ class S3Store:
         ask = getattr(self._client, operation)
         return self._insist("", lambda: ask(Bucket=self._bucket, **arguments))
 
+    @contextmanager
+    def _told_from_missing(self, key: str) -> Iterator[None]:
+        """Where only keys below a prefix may be listed, S3 says "denied" of a key that is missing.
+
+        Raises:
+            NotStoredError: it is missing, by a listing of its own name.
+        """
+        try:
+            yield
+        except DeniedError as denied:
+            if self.exists(key):
+                raise
+            raise _explained("NoSuchKey", None, f"{self.url}/{key}") from denied
+
     def _insist(self, key: str, ask: Callable[[], Result]) -> Result:
         where = f"{self.url}/{key}".rstrip("/")
 
@@ -327,6 +343,10 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", "without a code"))
 
 
+class DeniedError(StoreError):
+    """S3 does not allow it to these credentials."""
+
+
 def _explained(code: str, status: int | None, where: str) -> StoreError:
     """An answer of S3 in words. Without its message, in which an endpoint may write anything."""
     what = f"the run store at {where} answered {code}"
@@ -339,7 +359,7 @@ def _explained(code: str, status: int | None, where: str) -> StoreError:
     if code in ("NoSuchKey", "NotFound", "404"):
         return NotStoredError(f"{where} is not there", "Look whether the run store is right.")
     if code in DENIED:
-        return StoreError(
+        return DeniedError(
             what,
             f"Allow this machine's role or user to list the bucket {bucket} and to read, write and "
             "delete below the prefix, or renew its credentials.",

@@ -135,6 +135,22 @@ def test_access_denied_is_said_at_once_with_what_to_allow(
     assert clock.pauses == []
 
 
+def test_what_is_missing_is_told_from_what_is_denied_where_only_a_prefix_may_be_listed(
+    s3: LoopbackS3, store: S3Store, tmp_path: Path
+) -> None:
+    store.put_bytes("there.json", b"{}")
+    for name in ("missing.json", "there.json"):
+        for method in ("GET", "HEAD"):
+            s3.add(method, f"/runs/one/{name}", kind="403")
+
+    for read in (store.get_bytes, lambda key: store.get_file(key, tmp_path / "file")):
+        with pytest.raises(NotStoredError, match=r"missing\.json is not there"):
+            read("missing.json")
+        with pytest.raises(StoreError, match="answered") as denied:
+            read("there.json")
+        assert not isinstance(denied.value, NotStoredError)
+
+
 @pytest.mark.parametrize(
     "use",
     [

@@ -13,6 +13,8 @@ nodes=${SKYPILOT_NUM_NODES:-1}
 promised=${SKYPILOT_NUM_GPUS_PER_NODE:-0}
 processes=$((gpus > 0 ? gpus : 1))
 export PYTHONUNBUFFERED=1
+# A machine that is busy starting may be slow to give its role's keys; boto3 asks once, for a second.
+export AWS_METADATA_SERVICE_TIMEOUT=5 AWS_METADATA_SERVICE_NUM_ATTEMPTS=5
 
 # Without any GPU the worker runs on the processor, as it does at home.
 if [ "$gpus" -gt 0 ] && [ "$gpus" -lt "${promised%.*}" ]; then

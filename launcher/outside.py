@@ -25,9 +25,10 @@ from launcher.machines.local import LocalMachine
 from launcher.plans.plan import Plan, over
 from launcher.plans.speeds import Trial, plan_here, run_trial
 from launcher.runs.follow import follow, is_driven
+from launcher.runs.house import STORE, House
 from launcher.runs.messengers import Way, messengers, ways_of
 from launcher.runs.next_offer import next_offer
-from launcher.runs.run import STORE, House, drive, open_run, release, reopen
+from launcher.runs.run import drive, open_run, release, reopen
 from launcher.runs.view import choose_view
 from launcher.runs.watch import start_watcher
 from launcher.runs.wishes import Wish, make_wish

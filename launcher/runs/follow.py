@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from launcher.machines.local import is_locked
 from launcher.plans.plan import Plan
-from launcher.runs.run import House
+from launcher.runs.house import House
 from launcher.runs.view import Watched, news
 from recipes.errors import InterruptedRunError, StillhouseError, StoppedError
 from recipes.money import from_micro_usd

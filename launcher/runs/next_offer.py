@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, Plan
-from launcher.runs.run import ANSWERED, NO_MACHINE
+from launcher.runs.attempts import ANSWERED, NO_MACHINE
 from recipes.money import from_micro_usd
 from tracking.books import Attempt, Books
 from tracking.entries import AttemptStarted, Line, Settled, StateChanged

@@ -11,7 +11,7 @@ from launcher.runs.notices import MARKS, Kind, mark_to_tell, mark_told, notice
 from recipes.errors import StillhouseError
 
 if TYPE_CHECKING:
-    from launcher.runs.run import House
+    from launcher.runs.house import House
 
 
 def tell(house: "House", run_id: str, kind: Kind, what: str) -> None:

@@ -11,7 +11,7 @@ from still import RECIPE, Run, Still
 from emulated.cloud import Cloud
 from emulated.faults import Fault
 from emulated.lab import Lab
-from launcher.runs.run import NO_MACHINE
+from launcher.runs.attempts import NO_MACHINE
 from recipes.rundir import (
     CheckpointLoaded,
     CheckpointSaved,

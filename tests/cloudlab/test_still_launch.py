@@ -12,7 +12,7 @@ from still import PATIENCE_S, RECIPE, Run, Still, at_home
 
 from emulated.cloud import Cloud, wait_until
 from emulated.lab import Lab
-from launcher.runs.run import NO_MACHINE
+from launcher.runs.attempts import NO_MACHINE
 from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerStarted
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]

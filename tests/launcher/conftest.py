@@ -15,7 +15,7 @@ from launcher.machines.backend import Released, Sight
 from launcher.market.offers import LOCAL, Offer
 from launcher.outside import Outside
 from launcher.plans.plan import Plan, plan_from_trial
-from launcher.runs.run import House
+from launcher.runs.house import House
 from launcher.runs.view import Watched
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import RefusedError

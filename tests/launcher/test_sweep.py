@@ -10,7 +10,8 @@ import pytest
 from launcher.machines.aws_inventory import Inventory, Thing, take_inventory
 from launcher.machines.labels import labels
 from launcher.plans.plan import Plan
-from launcher.runs.run import House, open_run
+from launcher.runs.house import House
+from launcher.runs.run import open_run
 from launcher.show_sweep import render_sweep
 from launcher.sweep import judge, to_ask_about
 from recipes.recipe import Recipe

@@ -23,7 +23,8 @@ from launcher.machines.local import LocalMachine
 from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.teacher_price import with_teacher_api
-from launcher.runs.run import House, drive, open_run, release
+from launcher.runs.house import House
+from launcher.runs.run import drive, open_run, release
 from recipes.recipe import Recipe
 from recipes.rundir import Limits, WorkerEnded, read_events, read_model, write_model
 from tracking.books import Books

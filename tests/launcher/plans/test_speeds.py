@@ -4,7 +4,8 @@ import pytest
 
 from launcher.plans.plan import Plan
 from launcher.plans.speeds import plan_here
-from launcher.runs.run import House, drive, open_run
+from launcher.runs.house import House
+from launcher.runs.run import drive, open_run
 from recipes.calibration import Calibration
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe

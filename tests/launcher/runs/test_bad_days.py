@@ -17,7 +17,8 @@ from process_cluster import ProcessCluster, rented
 from launcher.machines.mail import StoreMail
 from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
-from launcher.runs.run import House, drive, open_run
+from launcher.runs.house import House
+from launcher.runs.run import drive, open_run
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
 from recipes.rundir import (

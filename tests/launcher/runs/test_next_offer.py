@@ -16,8 +16,10 @@ from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.planner import plan_offers
 from launcher.plans.read_facts import read_facts
+from launcher.runs.attempts import NO_MACHINE
+from launcher.runs.house import House
 from launcher.runs.next_offer import next_offer
-from launcher.runs.run import NO_MACHINE, House, drive, open_run
+from launcher.runs.run import drive, open_run
 from recipes.loading import load_recipe, with_changes
 from recipes.money import to_micro_usd
 from recipes.recipe import Recipe

@@ -8,8 +8,9 @@ import pytest
 
 from launcher.machines.backend import Released
 from launcher.plans.plan import Plan
+from launcher.runs.house import House
 from launcher.runs.notices import Notice, as_json
-from launcher.runs.run import House, drive, open_run, release
+from launcher.runs.run import drive, open_run, release
 from recipes.errors import InterruptedRunError, StillhouseError, StoppedError, TeardownUnprovedError
 from recipes.recipe import Recipe
 from recipes.rundir import ApiUsage, Done, Failed, WorkerEnded, write_model

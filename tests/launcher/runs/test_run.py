@@ -11,7 +11,8 @@ from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.backend import Paid, Released
 from launcher.machines.local import Follower
 from launcher.plans.plan import Plan
-from launcher.runs.run import House, drive, open_run, release, reopen
+from launcher.runs.house import House
+from launcher.runs.run import drive, open_run, release, reopen
 from launcher.runs.wishes import make_wish
 from recipes.errors import (
     InterruptedRunError,

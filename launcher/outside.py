@@ -10,20 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
 from launcher.machines.local import LocalMachine
-from launcher.plans.plan import Plan, over
-from launcher.plans.speeds import Trial, plan_here, run_trial
+from launcher.plans.speeds import Trial
 from launcher.runs.follow import follow, is_driven
 from launcher.runs.house import STORE, House
 from launcher.runs.messengers import Way, messengers, ways_of
@@ -33,8 +30,7 @@ from launcher.runs.view import choose_view
 from launcher.runs.watch import start_watcher
 from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError
-from recipes.money import format_usd, to_micro_usd
-from recipes.recipe import Recipe
+from recipes.money import to_micro_usd
 from recipes.rundir import read_lines
 from tracking.books import Books
 from tracking.entries import BudgetRaised, Git, StateChanged
@@ -45,22 +41,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from launcher.doctor import Check
-    from launcher.estimate.efficiency import Efficiency
     from launcher.market.look import Found, Terms
-    from launcher.plans.planner import Ranked
-    from launcher.sweep import Judged, Swept
+    from launcher.pricing import Planned, Pricing
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A recipe with its paths resolved, and its plan."""
-
-    recipe: Recipe
-    plan: Plan
-    ranked: "Ranked | None" = None
-    """All offers, where machines are rented."""
 
 
 class Outside:
@@ -90,6 +74,13 @@ class Outside:
         self._backend = backend
         self._trial = trial
         self._track = track
+
+    @cached_property
+    def pricing(self) -> "Pricing":
+        """What recipes cost, here and on everything that can be rented."""
+        from launcher.pricing import Pricing
+
+        return Pricing(self, self._trial)
 
     @cached_property
     def home(self) -> Home:
@@ -150,119 +141,7 @@ class Outside:
 
     # ---- runs
 
-    def plan(self, recipe: Recipe, folder: Path) -> Planned:
-        """Resolve a recipe's paths and price it: here, or on everything that could be rented.
-
-        Raises:
-            InvalidInputError: a file it names is not there.
-            RefusedError: it can be done nowhere, or could not be priced.
-        """
-        return self.price(self._resolve(recipe, folder))
-
-    def plan_as_saved(self, recipe: Recipe, folder: Path, file: Path, tolerance: int) -> Planned:
-        """The plan of a file, where it still holds for this recipe at today's prices.
-
-        Args:
-            tolerance: how much dearer an hour or a token may be by now [%].
-
-        Raises:
-            InvalidInputError: the file is no plan.
-            RefusedError: the plan does not hold any more.
-        """
-        from launcher.plans.saved import as_saved, check_same_recipe, read_saved
-
-        saved, resolved = read_saved(file), self._resolve(recipe, folder)
-        check_same_recipe(saved, resolved)
-        made = self.price(resolved)
-        offers = made.ranked.offers if made.ranked else (made.plan.offer,)
-        plan = as_saved(saved, made.plan, offers, tolerance)
-        was, now = saved.plan.offer.usd_per_hour, plan.offer.usd_per_hour
-        if now != was:
-            self.progress.print(
-                f"an hour costs {format_usd(now)} now; it was {format_usd(was)} when this was "
-                "planned",
-                highlight=False,
-            )
-        return Planned(resolved, plan)
-
-    def check_fits(self, made: Planned) -> None:
-        """Refuse a plan that does not fit budget or hours, with what would.
-
-        Raises:
-            OverBudgetPlanError: it does not fit.
-        """
-        from launcher.plans.fits import check_fits, less_by_lines
-
-        recipe = made.recipe
-        if over(recipe.budget, made.plan.usd, made.plan.hours) is None:
-            return
-        if recipe.hardware.local:
-            check_fits(made.plan, recipe, less_by_lines(made.plan, recipe))
-        else:
-            check_fits(made.plan, recipe, *self._would_fit(made))
-
-    def _would_fit(self, made: Planned) -> tuple[str, str]:
-        """Less work on the same machines, and other machines for all of it, in words."""
-        from launcher.market.look import on_nodes
-        from launcher.plans.instead import NODES, less_work, other_machines
-        from launcher.plans.planner import plan_offers
-        from launcher.plans.read_facts import read_facts
-
-        recipe, facts = made.recipe, read_facts(made.recipe)
-        efficiency = self._efficiency()
-        less = less_work(recipe, made.plan.offer, facts, self.clock(), efficiency)
-        terms: Terms = "any" if recipe.hardware.spot else "on_demand"
-        try:
-            single = self.offers("any", 1, terms).offers
-            offers = [each for nodes in NODES for each in on_nodes(single, nodes)]
-            elsewhere = plan_offers(recipe, offers, facts, self.clock(), efficiency=efficiency)
-        except RefusedError:
-            return less, ""
-        return less, other_machines(elsewhere)
-
-    def _efficiency(self) -> "Efficiency":
-        """What published runs and our own say of how fast GPUs train."""
-        from launcher.estimate.efficiency import fit, fitted
-        from launcher.estimate.evidence import published
-        from launcher.plans.own_runs import own_evidence
-
-        own = own_evidence(self.home, self.ledger.runs())
-        return fit((*published(), *own)) if own else fitted()
-
-    def _resolve(self, recipe: Recipe, folder: Path) -> Recipe:
-        from launcher.resolve import resolve_paths
-
-        return resolve_paths(recipe, folder, self.home.path)
-
-    def price(self, recipe: Recipe) -> Planned:
-        """Price a recipe whose paths are resolved; errors as of `plan`."""
-        return self._plan_here(recipe) if recipe.hardware.local else self._plan_rented(recipe)
-
-    def _plan_here(self, recipe: Recipe) -> Planned:
-        from launcher.plans.teacher_price import with_teacher_api
-
-        with self._busy("measuring how fast this machine is"):
-            plan = plan_here(
-                recipe, self.home, self.ledger.runs(), self._trial or run_trial(self.home)
-            )
-        return Planned(recipe, with_teacher_api(plan, recipe))
-
-    def _plan_rented(self, recipe: Recipe) -> Planned:
-        from launcher.plans.planner import plan_offers
-        from launcher.plans.read_facts import read_facts
-
-        hardware = recipe.hardware
-        facts = read_facts(recipe)
-        terms: Terms = "any" if hardware.spot else "on_demand"
-        found = self.offers(hardware.accelerators, hardware.nodes, terms)
-        for warning in found.warnings:
-            self.progress.print(f"warning: {warning}", markup=False, highlight=False)
-        ranked = plan_offers(
-            recipe, found.offers, facts, self.clock(), efficiency=self._efficiency()
-        )
-        return Planned(recipe, ranked.chosen, ranked)
-
-    def open_run(self, planned: Planned, store: str | None) -> str:
+    def open_run(self, planned: "Planned", store: str | None) -> str:
         """Record a run; its id.
 
         Raises:
@@ -368,7 +247,7 @@ class Outside:
         from launcher.market.look import Wanted, look_for_offers
         from launcher.market.spot_prices import ask_aws
 
-        with self._busy("looking at what can be rented"):
+        with self.busy("looking at what can be rented"):
             return look_for_offers(
                 Wanted.parse(accelerators, nodes, terms),
                 environ=self.environ,
@@ -382,50 +261,6 @@ class Outside:
         from launcher.machines.aws import boto3_client
 
         return examine(self.home, self.environ, boto3_client)
-
-    def sweep(self, regions: Sequence[str], stores: Sequence[str]) -> "Swept":
-        """What of ours is in AWS, by tag, held against the runs that go on here."""
-        from launcher.machines.aws import boto3_client
-        from launcher.machines.aws_inventory import take_inventory
-        from launcher.sweep import judge
-
-        runs = self.ledger.runs()
-        with self._busy("asking AWS in every region"):
-            found = take_inventory(boto3_client, regions, self._buckets(stores, runs))
-        return judge(found, runs, self.clock())
-
-    def end_orphans(
-        self, orphans: "Sequence[Judged]", regions: Sequence[str], stores: Sequence[str]
-    ) -> "Swept":
-        """End what a sweep found, until two looks in a row find nothing of it; what is left."""
-        from launcher.machines.aws import boto3_client
-        from launcher.machines.aws_inventory import remove
-        from launcher.machines.teardown import LOOKS, SECOND_LOOK_S
-
-        wanted = {(one.thing.kind, one.thing.id) for one in orphans}
-        clean = 0
-        swept = self.sweep(regions, stores)
-        for _ in range(LOOKS):
-            left = [one for one in swept.orphans if (one.thing.kind, one.thing.id) in wanted]
-            clean = 0 if left else clean + 1
-            if clean == 2:
-                break
-            for one in left:
-                try:
-                    remove(boto3_client, one.thing)
-                except Exception as error:  # noqa: BLE001 - the others are to go all the same
-                    self.progress.print(f"{one.thing}: {error}", markup=False, highlight=False)
-            self.sleep(SECOND_LOOK_S)
-            swept = self.sweep(regions, stores)
-        return swept
-
-    def _buckets(self, urls: Sequence[str], runs: Sequence[Books]) -> list[tuple[str, str]]:
-        """Bucket and prefix of every run store that is known, each once."""
-        noted = [books.notes[STORE].rpartition("/")[0] for books in runs if STORE in books.notes]
-        named = [*urls, self.environ.get("STILLHOUSE_STORE", ""), *noted]
-        found = [url.removeprefix("s3://") for url in named if url.startswith("s3://")]
-        places = [(url.partition("/")[0], url.partition("/")[2].strip("/")) for url in found]
-        return list(dict.fromkeys(places))
 
     # ---- results
 
@@ -455,7 +290,7 @@ class Outside:
         from tracking.mlflow_store import sync_run, unsynced
 
         for one in [run_id] if run_id else unsynced(self.home):
-            with self._busy(f"writing {one} to MLflow"):
+            with self.busy(f"writing {one} to MLflow"):
                 sync_run(self.home, one)
             yield one
 
@@ -502,7 +337,7 @@ class Outside:
             return ()
 
     @contextmanager
-    def _busy(self, what: str) -> Iterator[None]:
+    def busy(self, what: str) -> Iterator[None]:
         """Say what takes a while, for as long as it does."""
         if self.progress.is_terminal and not self.progress.is_dumb_terminal:
             with self.progress.status(what):

@@ -5,7 +5,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from launcher.market.offers import LOCAL
-from launcher.outside import Outside, Planned
+from launcher.outside import Outside
 from launcher.plans.plan import Plan, over
 from launcher.plans.rehearsal import (
     REHEARSAL_OF,
@@ -15,6 +15,7 @@ from launcher.plans.rehearsal import (
     step_counts,
 )
 from launcher.plans.show_diff import Side, diff_json
+from launcher.pricing import Planned
 from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import format_usd
 from recipes.rundir import attempt_events
@@ -79,7 +80,7 @@ def _affordable(outside: Outside, made: Planned, usd: Decimal, nodes: int) -> Pl
     plan = None
     for steps in step_counts(made.plan):
         recipe = rehearsal_of(made.recipe, made.plan, usd, steps, nodes)
-        planned = outside.price(recipe)
+        planned = outside.pricing.price(recipe)
         plan = planned.plan
         if over(recipe.budget, plan.usd, plan.hours) is None:
             return planned
@@ -98,7 +99,7 @@ def look_back(outside: Outside, run_id: str, made: Planned) -> Rehearsed:
     """What a rehearsal measured, and the recipe priced again with it."""
     attempts = outside.ledger.books(run_id).attempts
     events = attempt_events(outside.home.run(run_id), attempts[-1].number) if attempts else []
-    return Rehearsed(run_id, measure(events), outside.price(made.recipe))
+    return Rehearsed(run_id, measure(events), outside.pricing.price(made.recipe))
 
 
 def before_and_after(made: Planned, rehearsed: Rehearsed) -> tuple[Side, Side]:

@@ -101,16 +101,18 @@ def sweep(
     """
     from launcher.show_sweep import render_sweep
     from launcher.sweep import to_ask_about
+    from launcher.sweeping import Sweeper
     from recipes.errors import TeardownUnprovedError
 
-    swept = outside.sweep(regions, stores)
+    sweeper = Sweeper(outside, regions, stores)
+    swept = sweeper.look()
     if not as_json:
         outside.print(render_sweep(swept))
     if do_apply and swept.orphans:
         chosen = list(swept.orphans)
         if (doubtful := to_ask_about(chosen)) and not yes:
             outside.ask(f"{len(doubtful)} of these may be another machine's. End all of them?")
-        swept = outside.end_orphans(chosen, regions, stores)
+        swept = sweeper.end(chosen)
         if not as_json:
             outside.print(render_sweep(swept))
     if as_json:

@@ -114,7 +114,7 @@ def plan(
     from launcher.plans.show_plan import markdown_plan, render_plan
     from launcher.plans.show_ranked import markdown_ranked, ranked_json, render_ranked
 
-    made = outside.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
+    made = outside.pricing.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
     budget, ranked = made.recipe.budget, made.ranked
     if as_json:
         outside.print_json(ranked_json(ranked, offers) if ranked else summary(made.plan))
@@ -127,7 +127,7 @@ def plan(
     if save is not None:
         save_plan(save, made.recipe, made.plan, outside.clock())
         click.echo(f"plan {made.plan.hash} is in {save}", err=True)
-    outside.check_fits(made)
+    outside.pricing.check_fits(made)
 
 
 @click.command()
@@ -151,7 +151,7 @@ def diff(
     from launcher.plans.show_diff import diff_json, render_diff, sides
 
     made = [
-        outside.plan(changed_recipe(path, **flags), path.absolute().parent)
+        outside.pricing.plan(changed_recipe(path, **flags), path.absolute().parent)
         for path in (recipe_a, recipe_b)
     ]
     a, b = sides(made[0].recipe, made[0].plan, made[1].recipe, made[1].plan)

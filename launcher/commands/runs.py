@@ -84,13 +84,13 @@ def launch(
     recipe, folder = changed_recipe(recipe_file, **flags), recipe_file.absolute().parent
     if plan_file is not None:
         allowed = TOLERANCE if tolerance is None else tolerance
-        made = outside.plan_as_saved(recipe, folder, plan_file, allowed)
+        made = outside.pricing.plan_as_saved(recipe, folder, plan_file, allowed)
     elif tolerance is not None:
         raise click.UsageError("--tolerance is for a saved plan: give --plan FILE too")
     else:
-        made = outside.plan(recipe, folder)
+        made = outside.pricing.plan(recipe, folder)
     if not accept_partial:
-        outside.check_fits(made)
+        outside.pricing.check_fits(made)
     click.echo(headline(made.plan, made.recipe.budget), err=True)
     if not yes:
         outside.ask("Start?")
@@ -252,7 +252,7 @@ def rehearse(
     )
     from recipes.errors import StillhouseError, StoppedError
 
-    made = outside.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
+    made = outside.pricing.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
     planned = plan_rehearsal(outside, made, usd)
     click.echo(headline(planned.plan, planned.recipe.budget), err=True)
     if not yes:

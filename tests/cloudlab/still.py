@@ -103,20 +103,21 @@ class Still:
         return Run(self, found[1], launcher, output)
 
     def kill_skypilot(self) -> None:
-        """kill -9 of SkyPilot's API server and its workers, those of this lab.
+        """kill -9 of SkyPilot's API server and all that it has started, of this lab.
 
         Of its workers too: those that outlive a server keep another from starting.
         """
         own = f"HOME={self.lab.folder.home}".encode()
-        servers = [
-            pid
+        servers = {
+            os.getsid(pid)
             for pid, words in _processes()
-            if ("sky.server.server" in words or words[0].startswith("SkyPilot:"))
-            and own in _environment(pid)
-        ]
-        for pid in servers:
-            os.kill(pid, signal.SIGKILL)
+            if "sky.server.server" in words and own in _environment(pid)
+        }
         assert servers, "there was no API server"
+        for pid, _ in _processes():
+            with suppress(ProcessLookupError):
+                if os.getsid(pid) in servers:
+                    os.kill(pid, signal.SIGKILL)
 
 
 class Run:

@@ -11,7 +11,8 @@ import yaml
 from click.testing import CliRunner
 
 from launcher.cli import cli
-from launcher.outside import Outside, Planned
+from launcher.outside import Outside
+from launcher.pricing import Planned
 from recipes.errors import RefusedError
 from recipes.loading import load_recipe
 from recipes.recipe import Recipe
@@ -179,7 +180,7 @@ def rented(planned: Any, **parts: Any) -> Planned:
 
 
 def test_rented_machines_need_a_run_store(outside: Outside, recipe_file: Path) -> None:
-    planned = outside.plan(load_recipe(recipe_file), recipe_file.parent)
+    planned = outside.pricing.plan(load_recipe(recipe_file), recipe_file.parent)
 
     with pytest.raises(RefusedError, match="STILLHOUSE_STORE"):
         outside.open_run(rented(planned), store=None)

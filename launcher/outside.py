@@ -41,8 +41,17 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from launcher.doctor import Check
+<<<<<<< ours
     from launcher.market.look import Found, Terms
     from launcher.pricing import Planned, Pricing
+=======
+    from launcher.estimate.efficiency import Efficiency
+    from launcher.machines.aws import ClientFactory
+    from launcher.market.look import Found, Terms
+    from launcher.plans.planner import Ranked
+    from launcher.reconcile import Reconciled
+    from launcher.sweep import Judged, Swept
+>>>>>>> theirs
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -57,6 +66,7 @@ class Outside:
         backend: where workers run.
         trial: measures how fast this machine does a recipe's work.
         track: starts what follows a run into MLflow.
+        aws: makes clients of AWS.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class Outside:
         backend: Backend | None = None,
         trial: Trial | None = None,
         track: Callable[[str], None] | None = None,
+        aws: "ClientFactory | None" = None,
     ) -> None:
         self.environ = environ
         self.clock = clock
@@ -74,6 +85,7 @@ class Outside:
         self._backend = backend
         self._trial = trial
         self._track = track
+        self._aws = aws
 
     @cached_property
     def pricing(self) -> "Pricing":
@@ -284,6 +296,26 @@ class Outside:
                 f"no finished run of {experiment} yet" if experiment else "no finished run yet"
             )
         return compare([self.receipt(books.run_id) for books in chosen])
+
+    def reconcile(self, run_id: str) -> "Reconciled":
+        """What AWS charges for a run beside our own figure; the ledger is told what is new in it.
+
+        Raises:
+            RefusedError: it is no run on AWS, or AWS did not say.
+        """
+        from launcher.machines.aws import boto3_client
+        from launcher.machines.aws_costs import ask_costs
+        from launcher.reconcile import days_of, reconcile
+
+        books, now = self.ledger.books(run_id), self.clock()
+        first, end = days_of(books, now)
+        with self._busy("asking AWS's Cost Explorer"):
+            said = ask_costs(run_id, first, end, self._aws or boto3_client)
+        found = reconcile(books, said, now)
+        entry = found.entry()
+        if entry is not None and entry != books.billed:
+            self.ledger.append(run_id, entry)
+        return found
 
     def sync(self, run_id: str | None) -> Iterator[str]:
         """Bring MLflow up to date, for one run or all that need it; their ids as they are done."""

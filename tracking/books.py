@@ -193,6 +193,10 @@ class Books:
                 amounts[recorded.entry.reservation] += recorded.entry.micro_usd
         return amounts
 
+    def settled_micro_usd(self, reservation: str) -> int:
+        """What a reservation came to; 0 while it is open."""
+        return sum(e.micro_usd for _, e in self._all(Settled) if e.reservation == reservation)
+
     @property
     def reservation_count(self) -> int:
         """Reservations ever made, open or not."""

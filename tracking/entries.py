@@ -219,14 +219,15 @@ class Teardown(Entry):
 
 
 class Billed(Entry):
-    """What the provider says it charges, for the whole run so far."""
+    """What the provider says it charges for the run so far. Beside our figure, never over it."""
 
     kind: ClassVar[str] = "billed"
 
     micro_usd: int = Field(ge=0)
     final: bool
-    """Whether the provider may still change it."""
+    """Whether the provider may no longer change it."""
     source: str
+    """Who says so, and of what where that is not the whole run."""
 
 
 class Noted(Entry):

@@ -96,6 +96,8 @@ class Receipt(Part):
     """By the provider; null is unknown yet."""
     billed_final: bool | None
     """Whether the provider may no longer change it."""
+    billed_source: str | None
+    """Who says so, and of what where that is not the whole run."""
     lines: dict[Line, Decimal]
 
     wall_s: float
@@ -147,6 +149,7 @@ def make_receipt(books: Books, run: RunDir) -> Receipt:
         reserved_usd=from_micro_usd(books.reserved_micro_usd),
         billed_usd=from_micro_usd(billed.micro_usd) if billed else None,
         billed_final=billed.final if billed else None,
+        billed_source=billed.source if billed else None,
         lines={line: from_micro_usd(amount) for line, amount in books.lines.items()},
         wall_s=_last_moment(books, events) - books.opened_at,
         metered_s=sum(stages.values()),

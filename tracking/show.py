@@ -70,7 +70,7 @@ def _money(receipt: Receipt) -> "Table":
     reserved = (
         f", {format_usd(receipt.reserved_usd)} more is reserved" if receipt.reserved_usd else ""
     )
-    billed = {None: "", True: "final", False: "may still change"}[receipt.billed_final]
+    billed = {None: "", True: "final, by ", False: "may still change, by "}[receipt.billed_final]
     _add(table, "estimated", format_usd(estimated.p50), spread)
     _add(
         table,
@@ -78,7 +78,7 @@ def _money(receipt: Receipt) -> "Table":
         format_usd(receipt.metered_usd),
         f"of a budget of {format_usd(receipt.budget_usd)}{reserved}",
     )
-    _add(table, "billed", format_usd(receipt.billed_usd), billed)
+    _add(table, "billed", format_usd(receipt.billed_usd), billed + (receipt.billed_source or ""))
     return table
 
 

@@ -91,3 +91,26 @@ def sync(outside: "Outside", run: str, everything: bool) -> None:
     """
     for run_id in outside.sync(None if everything else outside.ledger.resolve(run)):
         click.echo(f"MLflow has {run_id}", err=True)
+
+
+@click.command()
+@run_argument
+@json_option
+@pass_outside
+def reconcile(outside: "Outside", run: str, as_json: bool) -> None:
+    """Ask AWS what it charges for a run, beside our own figure; the receipt shows both from then.
+
+    AWS takes a day to say anything, and until the month's bill is closed to say it for good. Each
+    question costs $0.01. Other clouds cannot be asked.
+
+    \b
+    Example:
+      still reconcile s1-261122-0341-k7q2
+    """
+    from launcher.show_reconciled import render_reconciled
+
+    found = outside.reconcile(outside.ledger.resolve(run))
+    if as_json:
+        outside.print_json(found.as_json())
+    else:
+        outside.print(render_reconciled(found))

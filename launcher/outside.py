@@ -41,17 +41,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from launcher.doctor import Check
-<<<<<<< ours
-    from launcher.market.look import Found, Terms
-    from launcher.pricing import Planned, Pricing
-=======
-    from launcher.estimate.efficiency import Efficiency
     from launcher.machines.aws import ClientFactory
     from launcher.market.look import Found, Terms
-    from launcher.plans.planner import Ranked
+    from launcher.pricing import Planned, Pricing
     from launcher.reconcile import Reconciled
-    from launcher.sweep import Judged, Swept
->>>>>>> theirs
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -309,7 +302,7 @@ class Outside:
 
         books, now = self.ledger.books(run_id), self.clock()
         first, end = days_of(books, now)
-        with self._busy("asking AWS's Cost Explorer"):
+        with self.busy("asking AWS's Cost Explorer"):
             said = ask_costs(run_id, first, end, self._aws or boto3_client)
         found = reconcile(books, said, now)
         entry = found.entry()

@@ -285,7 +285,9 @@ def test_what_does_not_fit_on_one_machine_is_rehearsed_on_as_many_as_it_asks_for
     folder = Path(recipes.__file__).parent
 
     large, small = (
-        plan_rehearsal(world, world.pricing.plan(load_recipe(folder / f"{name}.yaml"), folder), "50")
+        plan_rehearsal(
+            world, world.pricing.plan(load_recipe(folder / f"{name}.yaml"), folder), "50"
+        )
         for name in ("s1", "reasoning-7b")
     )
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from launcher.machines.aws import ClientFactory
     from launcher.market.look import Found, Terms
     from launcher.pricing import Planned, Pricing
-    from launcher.reconcile import Reconciled
     from tracking.compare import Comparison
     from tracking.receipt import Receipt
 
@@ -59,7 +58,7 @@ class Outside:
         backend: where workers run.
         trial: measures how fast this machine does a recipe's work.
         track: starts what follows a run into MLflow.
-        aws: makes clients of AWS.
+        aws: makes clients of AWS, where a command asks what a run was charged.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Outside:
         self._backend = backend
         self._trial = trial
         self._track = track
-        self._aws = aws
+        self.aws = aws or _boto3_client
 
     @cached_property
     def pricing(self) -> "Pricing":
@@ -290,26 +289,6 @@ class Outside:
             )
         return compare([self.receipt(books.run_id) for books in chosen])
 
-    def reconcile(self, run_id: str) -> "Reconciled":
-        """What AWS charges for a run beside our own figure; the ledger is told what is new in it.
-
-        Raises:
-            RefusedError: it is no run on AWS, or AWS did not say.
-        """
-        from launcher.machines.aws import boto3_client
-        from launcher.machines.aws_costs import ask_costs
-        from launcher.reconcile import days_of, reconcile
-
-        books, now = self.ledger.books(run_id), self.clock()
-        first, end = days_of(books, now)
-        with self.busy("asking AWS's Cost Explorer"):
-            said = ask_costs(run_id, first, end, self._aws or boto3_client)
-        found = reconcile(books, said, now)
-        entry = found.entry()
-        if entry is not None and entry != books.billed:
-            self.ledger.append(run_id, entry)
-        return found
-
     def sync(self, run_id: str | None) -> Iterator[str]:
         """Bring MLflow up to date, for one run or all that need it; their ids as they are done."""
         from tracking.mlflow_store import sync_run, unsynced
@@ -383,6 +362,12 @@ class Outside:
             )
         except OSError as error:
             self.progress.print(f"warning: MLflow is not written now ({error}); `still sync` does")
+
+
+def _boto3_client(service: str, region: str) -> Any:
+    from launcher.machines.aws import boto3_client
+
+    return boto3_client(service, region)
 
 
 @contextmanager

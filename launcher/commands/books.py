@@ -107,9 +107,10 @@ def reconcile(outside: "Outside", run: str, as_json: bool) -> None:
     Example:
       still reconcile s1-261122-0341-k7q2
     """
+    from launcher.reconciling import reconcile_run
     from launcher.show_reconciled import render_reconciled
 
-    found = outside.reconcile(outside.ledger.resolve(run))
+    found = reconcile_run(outside, outside.ledger.resolve(run))
     if as_json:
         outside.print_json(found.as_json())
     else:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from launcher.machines.aws_costs import ask_costs
 from launcher.outside import Outside
+from launcher.reconciling import reconcile_run
 from recipes.errors import RefusedError
 from recipes.recipe import Recipe
 from tracking.entries import AttemptEnded, AttemptStarted, Opened
@@ -73,7 +74,7 @@ class CostExplorer:
 @pytest.fixture
 def aws(outside: Outside) -> CostExplorer:
     explorer = CostExplorer()
-    outside._aws = explorer.client
+    outside.aws = explorer.client
     return explorer
 
 
@@ -147,7 +148,7 @@ def test_aws_is_asked_by_tag_for_the_days_of_the_run_and_one_more(
     rent(AWS, "40", seconds=DAY_S)
     clock.now += 30 * DAY_S
 
-    outside.reconcile("s1-1")
+    reconcile_run(outside, "s1-1")
 
     (asked,) = aws.asked
     assert aws.clients == [("ce", "us-east-1")]
@@ -167,7 +168,7 @@ def test_the_question_is_one_that_boto3_would_send(
     from botocore.validate import ParamValidator
 
     rent(AWS, "40")
-    outside.reconcile("s1-1")
+    reconcile_run(outside, "s1-1")
 
     model = botocore.session.get_session().get_service_model("ce")
     shape = model.operation_model("GetCostAndUsage").input_shape
@@ -182,7 +183,7 @@ def test_no_day_is_lost_between_pages(
     aws.usd = {day(clock, ago=30 + n): {COMPUTE: "10"} for n in range(5)}
     aws._days_per_page = 2
 
-    assert outside.reconcile("s1-1").billed_usd == 50
+    assert reconcile_run(outside, "s1-1").billed_usd == 50
     assert len(aws.asked) == 3
 
 
@@ -212,7 +213,7 @@ def test_a_day_is_final_when_aws_says_so_and_two_days_have_passed(
     aws.usd = {rented_on: {COMPUTE: "40"}}
 
     def is_final() -> bool:
-        found = outside.reconcile("s1-1")
+        found = reconcile_run(outside, "s1-1")
         billed = outside.ledger.books("s1-1").billed
         assert billed is not None
         assert billed.final == found.final
@@ -231,10 +232,10 @@ def test_what_aws_says_is_written_down_when_it_is_new_and_only_then(
 ) -> None:
     rent(AWS, "40")
     aws.usd = {day(clock): {COMPUTE: "20"}}
-    outside.reconcile("s1-1")
-    outside.reconcile("s1-1")
+    reconcile_run(outside, "s1-1")
+    reconcile_run(outside, "s1-1")
     aws.usd = {day(clock): {COMPUTE: "40"}}
-    outside.reconcile("s1-1")
+    reconcile_run(outside, "s1-1")
 
     told = [one.entry for one in outside.ledger.books("s1-1").entries]
     assert [entry.micro_usd for entry in told if entry.kind == "billed"] == [20_000_000, 40_000_000]  # type: ignore[attr-defined]
@@ -247,7 +248,7 @@ def test_a_day_without_a_row_on_which_a_machine_ran_keeps_the_sum_from_being_fin
     clock.now += 30 * DAY_S
     aws.usd = {day(clock, ago=30): {COMPUTE: "15"}}
 
-    found = outside.reconcile("s1-1")
+    found = reconcile_run(outside, "s1-1")
 
     assert found.billed_usd == 15
     assert not found.final
@@ -293,7 +294,7 @@ def test_only_reasons_that_can_explain_the_difference_are_named(
     clock.now += 30 * DAY_S
     aws.usd = {day(clock, ago=30): {COMPUTE: billed}}
 
-    reasons = " ".join(outside.reconcile("s1-1").reasons)
+    reasons = " ".join(reconcile_run(outside, "s1-1").reasons)
 
     assert all(words in reasons for words in named)
     assert not any(words in reasons for words in not_named)
@@ -306,7 +307,7 @@ def test_a_machine_that_runs_yet_is_in_no_final_figure(
     clock.now += 30 * DAY_S
     aws.usd = {day(clock, ago=n): {COMPUTE: "1"} for n in range(31)}
 
-    found = outside.reconcile("s1-1")
+    found = reconcile_run(outside, "s1-1")
 
     assert not found.final
     assert "runs yet" in found.reasons[0]
@@ -367,10 +368,10 @@ def test_without_credentials_it_says_so(outside: Outside, rent: Rent) -> None:
         raise NoCredentialsError
 
     rent(AWS, "40")
-    outside._aws = none
+    outside.aws = none
 
     with pytest.raises(RefusedError, match="aws sts get-caller-identity"):
-        outside.reconcile("s1-1")
+        reconcile_run(outside, "s1-1")
 
 
 @pytest.mark.parametrize(("amount", "unit"), [("12", "CNY"), ("NaN", "USD"), ("lots", "USD")])
@@ -381,7 +382,7 @@ def test_what_is_no_sum_of_dollars_is_not_taken_for_one(
     aws.usd, aws.unit = {day(clock): {COMPUTE: amount}}, unit
 
     with pytest.raises(RefusedError):
-        outside.reconcile("s1-1")
+        reconcile_run(outside, "s1-1")
     assert outside.ledger.books("s1-1").billed is None
 
 
@@ -391,7 +392,7 @@ def test_a_sum_below_nothing_is_shown_and_not_written_down(
     rent(AWS, "40")
     aws.usd = {day(clock): {COMPUTE: "1", "Savings Plans": "-1.5"}}
 
-    assert outside.reconcile("s1-1").billed_usd == Decimal("-0.5")
+    assert reconcile_run(outside, "s1-1").billed_usd == Decimal("-0.5")
     assert outside.ledger.books("s1-1").billed is None
 
 

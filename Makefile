@@ -38,13 +38,12 @@ check: env ## format, lint, types, import contracts
 test-fast: env ## the tests that take a moment
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not cloudlab'
 
-test: check ## static checks and every test; those on the emulated cloud need root
-	@$(MAKE) --no-print-directory -j2 test-here test-cloud
+# One after the other: a busy machine makes SkyPilot slow, and its launches are what takes the time.
+test: check test-here test-cloud ## static checks and every test; those on the emulated cloud need root
 
 test-here: env ## every test but those on the emulated cloud
 	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
 
-# One process: a launch by SkyPilot keeps a core and a half busy, and a busy machine makes it slow.
 test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; needs root
 	$(BIN)/python -m pytest -m cloudlab
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from launcher.machines.aws import boto3_client
 from launcher.machines.aws_inventory import remove, take_inventory
-from launcher.machines.teardown import LOOKS, SECOND_LOOK_S
+from launcher.machines.teardown import CLEAN_LOOKS, LOOKS, SECOND_LOOK_S
 from launcher.outside import Outside
 from launcher.runs.house import STORE
 from launcher.sweep import Judged, Swept, judge
@@ -33,13 +33,13 @@ class Sweeper:
         return judge(found, runs, self._outside.clock())
 
     def end(self, orphans: Sequence[Judged]) -> Swept:
-        """End what was found, until two looks in a row find nothing of it; what is left."""
+        """End what was found, until several looks in a row find nothing of it; what is left."""
         wanted = {(one.thing.kind, one.thing.id) for one in orphans}
         clean, swept = 0, self.look()
         for _ in range(LOOKS):
             left = [one for one in swept.orphans if (one.thing.kind, one.thing.id) in wanted]
             clean = 0 if left else clean + 1
-            if clean == 2:
+            if clean == CLEAN_LOOKS:
                 break
             for one in left:
                 self._remove(one)

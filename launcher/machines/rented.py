@@ -39,6 +39,10 @@ RESULTS_S = 300.0
 LAUNCH_S = 1800.0
 """How long SkyPilot may take to launch a cluster and begin its job [s]."""
 
+ENDING_S = 180.0
+"""How long before the end of its money a machine that is not set up yet is given up [s]: it has no
+timer, and a cloud that fails may have to be asked for a while."""
+
 AWS_REMEMBERS_S = 3000.0
 """For so long AWS tells of a machine that has ended: an hour, less what clocks may differ [s]."""
 
@@ -136,7 +140,7 @@ class RentedMachines:
         """How long a launch may take [s]: a machine without its timer is ended by us alone."""
         stop = read_model(run.limits, Limits).stop_at()
         assert stop is not None, "a rented machine costs, so its money ends"
-        return max(1.0, min(LAUNCH_S, stop[0] - self._clock()))
+        return max(1.0, min(LAUNCH_S, stop[0] - ENDING_S - self._clock()))
 
     def look(self, run: RunDir) -> Sight:
         self._mail.fetch(run)
@@ -187,25 +191,25 @@ class RentedMachines:
         if not is_down and not attempt_events(run, history[-1].attempt):
             detail = "AWS has nothing, but SkyPilot, which does not answer, may still be launching"
             return Released(proved=None, detail=detail, paid=paid)
-        nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked twice"
+        nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked three times"
         return Released(proved=True, detail=nothing, paid=paid)
 
     def _paid(self, run: RunDir, attempt: int, teardown: Teardown) -> tuple[Paid, ...]:
         """What the machines of an attempt are paid for: never more than their limit allows.
 
-        Where AWS has forgotten them, all of them count until the latest that they can have lived.
+        Those that AWS may have forgotten count until the latest that they can have lived.
         """
         limits, now = read_model(run.limits, Limits), self._clock()
         stop = limits.stop_at()
         assert stop is not None, "a rented machine costs, so its money ends"
         until = min(now, stop[0] + self.closing_s)
         paid = teardown.paid(attempt, until)
-        if paid or now - limits.started_at < AWS_REMEMBERS_S:
+        forgotten = _all(run)[-1].offer.nodes - len(paid)
+        if forgotten <= 0 or now - limits.started_at < AWS_REMEMBERS_S:
             return paid
-        nodes = _all(run)[-1].offer.nodes
         words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
         last = min([until, *(t + AFTERWARDS_S for t in words)])
-        return (Paid(limits.started_at, max(last, limits.started_at), nodes),)
+        return (*paid, Paid(limits.started_at, max(last, limits.started_at), forgotten))
 
     # ---- asking and ending
 

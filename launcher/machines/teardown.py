@@ -2,7 +2,7 @@
 
 EC2 leaves things out of an answer now and then, fails, and forgets a machine an hour after its end.
 So machines are looked at again and again, what was seen once is remembered, and nothing counts as
-gone before two looks in a row have found nothing.
+gone before several looks in a row have found nothing.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,10 @@ from launcher.machines.aws import Aws, Instance, Leftover
 from launcher.machines.backend import Paid
 
 SECOND_LOOK_S = 5.0
-"""Between two looks that prove a teardown: the first "not found" may be a cloud that lags [s]."""
+"""Between two looks: "not found" may be a cloud that lags [s]."""
+
+CLEAN_LOOKS = 3
+"""So many looks in a row that find nothing prove a teardown."""
 
 LOOKS = 60
 """How often something that should be gone is looked for before it counts as left."""
@@ -49,7 +52,7 @@ class Teardown:
             self._note(error)
 
     def end_everything(self) -> list[str]:
-        """End all that has the run's tag, until two looks in a row find nothing.
+        """End all that has the run's tag, until several looks in a row find nothing.
 
         Returns:
             What is left, or why that is not known; empty: everything is gone.
@@ -61,7 +64,7 @@ class Teardown:
                 found = self._aws.leftovers(self._run_id)
                 left = [str(leftover) for leftover in found]
                 clean = 0 if found else clean + 1
-                if clean == 2:
+                if clean == CLEAN_LOOKS:
                     break
                 for leftover in found:
                     self._aws.remove(leftover)

@@ -48,7 +48,7 @@ from tracking.entries import (
 )
 from tracking.metering import machine_lines
 
-LEAST_S = 300.0
+LEAST_S = 600.0
 """With less than this no machine is rented: it would have to go when it has hardly come [s]."""
 
 LOADING_S = 2.0

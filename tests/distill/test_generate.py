@@ -76,12 +76,12 @@ def test_an_answer_that_a_lost_machine_sent_late_counts_once(
 ) -> None:
     context = make_context(taught())
     generate(context, {})
-    once = training_rows(context)
+    once = read_traces(context.run)
 
     with context.run.traces.open("ab") as file:
         file.write(context.run.traces.read_bytes().splitlines(keepends=True)[0])
 
-    assert training_rows(context) == once
+    assert read_traces(context.run) == once
 
 
 def test_a_resumed_stage_goes_on_behind_what_is_there_and_ends_the_same(

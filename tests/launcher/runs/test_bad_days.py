@@ -25,7 +25,6 @@ from recipes.rundir import (
     CheckpointLoaded,
     CheckpointStored,
     Event,
-    Warned,
     read_events,
     write_model,
 )
@@ -183,7 +182,7 @@ def test_a_machine_on_which_nothing_moves_is_given_back_and_the_run_goes_on_late
     assert len(scene.events(CheckpointLoaded)) == 1
 
 
-def test_a_store_that_is_away_for_a_while_costs_no_checkpoint_and_is_said_in_the_receipt(
+def test_a_store_that_is_away_for_a_while_costs_no_checkpoint_and_no_machine(
     scene: Scene,
 ) -> None:
     def away_for_a_while() -> None:
@@ -198,7 +197,6 @@ def test_a_store_that_is_away_for_a_while_costs_no_checkpoint_and_is_said_in_the
     thread.join()
 
     assert [attempt.how for attempt in scene.books.attempts] == ["done"]
-    assert "store" in {event.code for event in scene.events(Warned)}
     assert (scene.house.home.run("tiny-1").student / "model.safetensors").stat().st_size > 0
 
 

@@ -223,5 +223,7 @@ class Client:
 
     def _known(self, cluster: str) -> Request | None:
         if self._world.happens("forgetful server", 0.1):
-            self._server.clusters.clear()
+            # Not those under way: with the launcher gone too, nobody would know of the machine.
+            known = self._server.clusters
+            self._server.clusters = {name: one for name, one in known.items() if not one.is_over}
         return self._server.clusters.get(cluster)

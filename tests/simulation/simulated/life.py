@@ -93,7 +93,7 @@ class Life:
             checkpoint_every_s=world.chance.choice((90.0, 200.0)),
         )
         self._plan = plan_of(nodes, Decimal(world.chance.randint(2, 60)))
-        needed_s = self._work.steps * STEP_S + 300
+        needed_s = self._work.steps * STEP_S + 900
         self._budget = (
             self._plan.offer.usd_per_hour
             * Decimal(round(needed_s * world.chance.uniform(0.6, 3)))

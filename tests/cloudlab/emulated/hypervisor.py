@@ -109,6 +109,9 @@ class Hypervisor:
         instances = {found.id: found for found in self._described()}
         states = {found.id: found.state for found in instances.values()}
         with self._lock:
+            for name, host in self._hosts.items():
+                # moto gives an instance its profile a moment after it calls it running
+                host.instance = instances.get(name, host.instance)
             ended = {name: host.ended for name, host in self._hosts.items()}
             for step in next_steps(states, ended):
                 log.info("%s %s", step.deed, step.instance_id)

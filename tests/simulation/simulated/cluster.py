@@ -44,9 +44,10 @@ class Request:
 
     @property
     def is_unguarded(self) -> bool:
-        """Whether it has a machine without a timer: only we can end that one."""
-        unset = self.node is None
-        return unset and any(machine.exists and machine.costs for machine in self.machines)
+        """Whether it has, or may soon have, a machine without a timer: only we can end that one."""
+        if self.node is not None:
+            return False
+        return not self.is_over or any(one.exists and one.costs for one in self.machines)
 
     def end(self, error: ProvisionError | None = None) -> None:
         self.error = self.error or error

@@ -9,7 +9,7 @@ from launcher.machines.aws import ATTEMPT_TAG, Aws
 from launcher.machines.bundle import make_bundle
 from launcher.machines.labels import labels
 from launcher.machines.mail import StoreMail
-from launcher.machines.rented import RentedMachines
+from launcher.machines.rented import RentedMachines, money_ends_at
 from launcher.machines.skypilot import SkyPilot
 from launcher.machines.task import node_folder, task_yaml
 from launcher.market.offers import Offer
@@ -34,9 +34,7 @@ def limit_at(limits: Limits) -> int:
     Between the moment at which the worker has saved everything and the one at which the money is
     gone, with time for a machine to go down.
     """
-    stop = limits.stop_at()
-    assert stop is not None, "a rented machine costs, so its money ends"
-    return math.floor(stop[0] + RentedMachines.closing_s - GOING_DOWN_S)
+    return math.floor(money_ends_at(limits) + RentedMachines.closing_s - GOING_DOWN_S)
 
 
 def _task(run: RunDir, offer: Offer, _cluster: str) -> str:

@@ -77,6 +77,13 @@ class Mail(Protocol):
         """Have the worker save and end."""
 
 
+def money_ends_at(limits: Limits) -> float:
+    """When everything of an attempt on rented machines has to be saved [unix s]."""
+    stop = limits.stop_at()
+    assert stop is not None, "a rented machine costs, so its money ends"
+    return stop[0]
+
+
 def in_a_thread(work: Callable[[], None]) -> None:
     """Do something aside; it does not keep this process from ending."""
     threading.Thread(target=work, daemon=True).start()
@@ -138,9 +145,8 @@ class RentedMachines:
 
     def _patience_s(self, run: RunDir) -> float:
         """How long a launch may take [s]: a machine without its timer is ended by us alone."""
-        stop = read_model(run.limits, Limits).stop_at()
-        assert stop is not None, "a rented machine costs, so its money ends"
-        return max(1.0, min(LAUNCH_S, stop[0] - ENDING_S - self._clock()))
+        left = money_ends_at(read_model(run.limits, Limits)) - self._clock()
+        return max(1.0, min(LAUNCH_S, left - ENDING_S))
 
     def look(self, run: RunDir) -> Sight:
         self._mail.fetch(run)
@@ -200,9 +206,7 @@ class RentedMachines:
         Those that AWS may have forgotten count until the latest that they can have lived.
         """
         limits, now = read_model(run.limits, Limits), self._clock()
-        stop = limits.stop_at()
-        assert stop is not None, "a rented machine costs, so its money ends"
-        until = min(now, stop[0] + self.closing_s)
+        until = min(now, money_ends_at(limits) + self.closing_s)
         paid = teardown.paid(attempt, until)
         forgotten = _all(run)[-1].offer.nodes - len(paid)
         if forgotten <= 0 or now - limits.started_at < AWS_REMEMBERS_S:

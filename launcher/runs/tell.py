@@ -5,16 +5,13 @@ not tell it again. Whatever goes wrong here the run goes on.
 """
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
+from launcher.runs.house import House
 from launcher.runs.notices import MARKS, Kind, mark_to_tell, mark_told, notice
 from recipes.errors import StillhouseError
 
-if TYPE_CHECKING:
-    from launcher.runs.house import House
 
-
-def tell(house: "House", run_id: str, kind: Kind, what: str) -> None:
+def tell(house: House, run_id: str, kind: Kind, what: str) -> None:
     """Tell one piece of news, if anybody is to be told."""
     if house.notify is None:
         return
@@ -22,7 +19,7 @@ def tell(house: "House", run_id: str, kind: Kind, what: str) -> None:
         house.notify(notice(house.ledger.books(run_id), kind, what, house.clock()))
 
 
-def tell_budget(house: "House", run_id: str, running_micro_usd: int = 0) -> None:
+def tell_budget(house: House, run_id: str, running_micro_usd: int = 0) -> None:
     """Tell the share of the budget that was passed since this was last asked.
 
     Args:

@@ -4,11 +4,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 from click.testing import CliRunner, Result
+from silent_view import SilentView
+from tiny_recipe import TINY
 
 from launcher.cli import cli
 from launcher.machines.backend import Released, Sight
@@ -16,7 +16,6 @@ from launcher.market.offers import LOCAL, Offer
 from launcher.outside import Outside
 from launcher.plans.plan import Plan, plan_from_trial
 from launcher.runs.house import House
-from launcher.runs.view import Watched
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import RefusedError
 from recipes.recipe import Recipe
@@ -178,31 +177,6 @@ class ScriptedMachine:
         self._running = None
 
 
-class SilentView:
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.shown: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def show(self, watched: Watched, now: float) -> None:
-        self.shown.append(watched.line(now))
-
-
 CATALOGS = Path(__file__).parents[1] / "catalogs"
 
 SEEN_AT = 1_799_992_800.0
@@ -221,6 +195,13 @@ def sky_home(tmp_path: Path) -> Path:
         checksum.parent.mkdir(parents=True)
         checksum.touch()
     return home
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from tiny_recipe import TINY
 
 from launcher.cli import cli
 from launcher.outside import Outside
@@ -25,24 +26,6 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 ScriptedMachine = Any
 Clock = Any
 Worker = Any
-
-TINY = """\
-name: tiny
-teacher: {kind: none}
-student:
-  {kind: new, characters: "0123456789", layers: 1, hidden_size: 8, heads: 1, intermediate_size: 8}
-data: {kind: generated, rows: 10, prompt: "{question}", completion: "{answer}"}
-training: {steps: 100, batch_size: 2, learning_rate: 0.001}
-hardware: {local: true, usd_per_hour: 3.60}
-budget: {usd: 1.00}
-"""
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(TINY)
-    return path
 
 
 def stops_at_budget(worker: Worker) -> Any:

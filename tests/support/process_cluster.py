@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from launcher.machines.rented import RentedMachines
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
 from recipes.rundir import RunDir
+
+OFFER = Offer(
+    cloud="lambda",
+    instance_type="gpu_1x_h100",
+    accelerator="H100",
+    accelerators=1,
+    usd_per_hour=Decimal("3.60"),
+    source="test",
+)
+"""What such a machine is called in the books."""
 
 
 class ProcessCluster:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_cluster import ProcessCluster, rented
+from process_cluster import OFFER, ProcessCluster, rented
 
 from launcher.machines.at_home import HOME, TeacherAtHome
 from launcher.machines.local import LocalMachine
-from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.teacher_price import with_teacher_api
 from launcher.runs.house import House
@@ -46,15 +45,6 @@ API = {
     "hardware": {"accelerators": "H100:1"},
     "budget": {"usd": "20"},
 }
-
-RENTED = Offer(
-    cloud="lambda",
-    instance_type="gpu_1x_h100",
-    accelerator="H100",
-    accelerators=1,
-    usd_per_hour=Decimal("3.60"),
-    source="test",
-)
 
 
 class Endpoint:
@@ -111,7 +101,7 @@ def real(house: House, api_recipe: Recipe, plan: Plan, tmp_path: Path) -> Iterat
     yield replace(
         house,
         backend=TeacherAtHome(LocalMachine(house.home.path, environ), rented(cluster)),
-        next_offer=lambda _plan, _books: RENTED,
+        next_offer=lambda _plan, _books: OFFER,
         clock=time.time,
         sleep=lambda _s: time.sleep(0.05),
     )
@@ -127,7 +117,7 @@ def test_answers_are_bought_at_home_and_learnt_from_on_the_rented_machine(
     books = real.ledger.books("asks-1")
     assert [(a.how, a.offer["name"]) for a in books.attempts] == [
         ("answered", HOME.name),
-        ("done", RENTED.name),
+        ("done", OFFER.name),
     ]
     assert books.lines["teacher_api"] == 12 * (11 * 3 + 5 * 15)
     assert endpoint.asked == [f"Bearer {KEY}"] * 12
@@ -174,7 +164,7 @@ def test_only_an_attempt_that_asks_the_teacher_runs_here(
     )
     write_model(run.limits, limits)
 
-    backend.start(run, RENTED)
+    backend.start(run, OFFER)
     backend.look(run)
     backend.release(run, 1)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from h100_offers import NOW, offer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from recipes.calibration import Calibration
 from recipes.loading import load_recipe, with_changes
 from recipes.recipe import Recipe
 
-NOW = 1_800_000_000.0
 FOLDER = Path(recipes.__file__).parent
 S1 = load_recipe(FOLDER / "s1.yaml")
 HERE = Offer(cloud=LOCAL, usd_per_hour=Decimal("3.60"), source="recipe")
@@ -30,23 +30,6 @@ HERE = Offer(cloud=LOCAL, usd_per_hour=Decimal("3.60"), source="recipe")
 def with_budget(recipe: Recipe, **changes: Any) -> Recipe:
     budget = {**recipe.budget.model_dump(), **changes}
     return Recipe.model_validate({**recipe.model_dump(), "budget": budget})
-
-
-def offer(usd: str = "40", **fields: object) -> Offer:
-    known = {
-        "cloud": "aws",
-        "region": "us-east-2",
-        "zone": "us-east-2a",
-        "instance_type": "p5.48xlarge",
-        "accelerator": "H100",
-        "accelerators": 8,
-        "nodes": 2,
-        "spot": True,
-        "usd_per_hour": usd,
-        "source": "test",
-        "as_of": NOW,
-    }
-    return Offer.model_validate(known | fields)
 
 
 def ranked(*offers: Offer, recipe: Recipe) -> Ranked:

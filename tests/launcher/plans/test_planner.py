@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from h100_offers import NOW, offer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,30 +22,12 @@ from recipes.loading import load_recipe, with_changes
 from recipes.recipe import Recipe
 
 FOLDER = Path(recipes.__file__).parent
-NOW = 1_800_000_000.0
 
 
 @cache
 def shipped(name: str = "s1", **changes: str) -> Recipe:
     recipe = load_recipe(FOLDER / f"{name}.yaml")
     return with_changes(recipe, changes) if changes else recipe
-
-
-def offer(usd: str | Decimal = "40", **fields: object) -> Offer:
-    known = {
-        "cloud": "aws",
-        "region": "us-east-2",
-        "zone": "us-east-2a",
-        "instance_type": "p5.48xlarge",
-        "accelerator": "H100",
-        "accelerators": 8,
-        "nodes": 2,
-        "spot": True,
-        "usd_per_hour": usd,
-        "source": "test",
-        "as_of": NOW,
-    }
-    return Offer.model_validate(known | fields)
 
 
 def ranked(*offers: Offer, recipe: Recipe | None = None, between: float = 6.0) -> Ranked:

@@ -7,15 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from loopback_s3 import LoopbackS3
-from process_cluster import ProcessCluster, rented
+from process_cluster import OFFER, ProcessCluster, rented
 
 from launcher.machines.mail import StoreMail
-from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.runs.house import House
 from launcher.runs.run import drive, open_run
@@ -55,15 +53,6 @@ RECIPE = {
     "hardware": {"accelerators": "H100:1"},
     "budget": {"usd": "20"},
 }
-
-OFFER = Offer(
-    cloud="lambda",
-    instance_type="gpu_1x_h100",
-    accelerator="H100",
-    accelerators=1,
-    usd_per_hour=Decimal("3.60"),
-    source="test",
-)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from shaky_store import Killed
+from silent_view import SilentView
 
 from launcher.machines.aws import Aws
 from launcher.machines.mail import StoreMail
@@ -29,7 +30,7 @@ from recipes.stored_run import withdraw_results
 from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine
 from simulated.cluster import Client, Server, Task
 from simulated.invariants import BrokenInvariantError, Invariants
-from simulated.setting import Nobody, ledger_of, plan_of, recipe_of, rows_of
+from simulated.setting import ledger_of, plan_of, recipe_of, rows_of
 from simulated.store import MemoryStore, StoreInTheWorld
 from simulated.worker import Node, Work
 from simulated.world import SKEW_S, World
@@ -242,7 +243,7 @@ class Life:
             home=self._home,
             ledger=self._ledger,
             backend=machines,
-            view=Nobody(),
+            view=SilentView(),
             tracker=lambda run_id: None,
             next_offer=next_offer,
             clock=clock,

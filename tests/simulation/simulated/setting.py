@@ -5,12 +5,9 @@ from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
-from launcher.runs.view import Watched
 from recipes.recipe import Recipe
 from simulated.world import World
 from tracking.ledger import Ledger
@@ -27,27 +24,6 @@ RECIPE = {
     "hardware": {"accelerators": "H100:8"},
     "budget": {"usd": "1.00"},
 }
-
-
-class Nobody:
-    """A view that nobody looks at."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return None
-
-    def say(self, text: str) -> None:
-        return None
-
-    def show(self, watched: Watched, now: float) -> None:
-        return None
 
 
 # ---- the ledger -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from h100_offers import NOW, offer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,27 +30,9 @@ from recipes.loading import load_recipe, with_changes
 from recipes.recipe import Recipe
 from recipes.rundir import write_model
 
-NOW = 1_800_000_000.0
 FOLDER = Path(recipes.__file__).parent
 S1 = load_recipe(FOLDER / "s1.yaml")
 ASKS = load_recipe(FOLDER / "api-teacher.yaml")
-
-
-def offer(usd: str | Decimal = "40", zone: str = "us-east-2a", **fields: object) -> Offer:
-    known = {
-        "cloud": "aws",
-        "region": "us-east-2",
-        "zone": zone,
-        "instance_type": "p5.48xlarge",
-        "accelerator": "H100",
-        "accelerators": 8,
-        "nodes": 2,
-        "spot": True,
-        "usd_per_hour": usd,
-        "source": "test",
-        "as_of": NOW,
-    }
-    return Offer.model_validate(known | fields)
 
 
 def planned(offers: Sequence[Offer], recipe: Recipe = S1) -> Plan:
@@ -60,7 +43,7 @@ def saved(plan: Plan, recipe: Recipe = S1) -> SavedPlan:
     return SavedPlan(hash=plan.hash, saved_at=NOW, recipe=recipe, plan=plan)
 
 
-THREE = (offer("40"), offer("41", "us-east-2b"), offer("42", "us-east-2c"))
+THREE = (offer("40"), offer("41", zone="us-east-2b"), offer("42", zone="us-east-2c"))
 PLAN = planned(THREE)
 
 
@@ -204,7 +187,7 @@ def test_it_runs_at_todays_price_exactly_where_that_is_tolerated(
 
 
 def test_alternatives_that_are_left_have_todays_prices() -> None:
-    now = (THREE[0], offer("44", "us-east-2c"))
+    now = (THREE[0], offer("44", zone="us-east-2c"))
 
     run = as_saved(saved(PLAN), planned(now), now, 10)
 

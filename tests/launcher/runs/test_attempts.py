@@ -28,12 +28,6 @@ USD_PER_S = 1000
 """The recipe's machine costs $3.60 an hour: so many micro-dollars a second."""
 
 
-@pytest.fixture
-def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
-    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
-    return "tiny-1"
-
-
 def dies_in_training(worker: Worker) -> Iterator[None]:
     worker.boot()
     yield

@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 from launcher.machines.backend import Released
-from launcher.plans.plan import Plan
 from launcher.runs.house import House
 from launcher.runs.notices import Notice, as_json
-from launcher.runs.run import drive, open_run, release
+from launcher.runs.run import drive, release
 from recipes.errors import InterruptedRunError, StillhouseError, StoppedError, TeardownUnprovedError
-from recipes.recipe import Recipe
 from recipes.rundir import ApiUsage, Done, Failed, WorkerEnded, write_model
 from tracking.database import LedgerError
-from tracking.entries import BudgetRaised, Git
+from tracking.entries import BudgetRaised
 
 # The worker and the machine are of conftest; tests see them only through their fixtures.
 Worker = Any
@@ -23,12 +21,6 @@ ScriptedMachine = Any
 
 BUDGET_S = 1000.0
 """The budget of $1 is enough for so many seconds of the recipe's machine."""
-
-
-@pytest.fixture
-def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
-    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
-    return "tiny-1"
 
 
 @pytest.fixture

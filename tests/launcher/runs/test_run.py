@@ -11,7 +11,7 @@ from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.local import Follower
 from launcher.plans.plan import Plan
 from launcher.runs.house import House
-from launcher.runs.run import drive, open_run, reopen
+from launcher.runs.run import drive, reopen
 from launcher.runs.wishes import make_wish
 from recipes.errors import (
     InterruptedRunError,
@@ -19,29 +19,12 @@ from recipes.errors import (
     StillhouseError,
     StoppedError,
 )
-from recipes.recipe import Recipe
 from recipes.rundir import Done, Failed, WorkerEnded, write_model
-from tracking.entries import BudgetRaised, Git
+from tracking.entries import BudgetRaised
 
 # The worker and the machine are of conftest; tests see them only through their fixtures.
 Worker = Any
 ScriptedMachine = Any
-
-USD_PER_S = 1000
-"""The recipe's machine costs $3.60 an hour: so many micro-dollars a second."""
-
-
-@pytest.fixture
-def run_id(house: House, recipe: Recipe, plan: Plan) -> str:
-    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
-    return "tiny-1"
-
-
-def dies_in_training(worker: Worker) -> Iterator[None]:
-    worker.boot()
-    yield
-    worker.train(10.0)
-    yield
 
 
 def test_a_launcher_killed_while_the_worker_goes_on_is_taken_over(

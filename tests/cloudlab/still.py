@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,6 +103,18 @@ class Still:
         found = started()
         assert found is not None
         return Run(self, found[1], launcher, output)
+
+    @contextmanager
+    def everything_lost(self) -> Iterator[None]:
+        """STILLHOUSE_HOME and ~/.sky are deleted; for the tests to come, ~/.sky is put back."""
+        sky, aside = self.lab.folder.home / ".sky", self.lab.folder.home / ".sky-aside"
+        shutil.rmtree(self.home.path)
+        sky.rename(aside)
+        try:
+            yield
+        finally:
+            shutil.rmtree(sky, ignore_errors=True)
+            aside.rename(sky)
 
     def kill_skypilot(self) -> None:
         """kill -9 of SkyPilot's API server and all that it has started, of this lab.
@@ -199,6 +213,16 @@ class Run:
     def left(self) -> list[str]:
         return self._still.cloud.left(stillhouse_run=self.id)
 
+    @property
+    def has_timer(self) -> bool:
+        """Whether the node's own timer runs on its machine."""
+        return "yes" in self._on_machine("pgrep -f '[l]imit.sh' >/dev/null && echo yes || true")
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its worker runs on its machine."""
+        return "yes" in self._on_machine("pgrep -f '[d]istill run$' >/dev/null && echo yes || true")
+
     def wait_for_machine(self) -> str:
         """Id of its machine, once there is one."""
         wait_until(lambda: self.running or self._is_over(), PATIENCE_S, "a machine")
@@ -222,6 +246,26 @@ class Run:
         self._launcher.kill()
         self._launcher.wait()
         assert watchers, "there was no watcher"
+
+    def without_timer(self) -> None:
+        """Take the node's own timer from its machine, and what would set it again."""
+        self._on_machine("pkill -9 -f '[l]imit.sh'; rm ~ubuntu/sky_workdir/sky/limit.sh")
+
+    def without_autostop(self) -> None:
+        """Take SkyPilot's daemon from its machine, which would give it back."""
+        self._on_machine("pkill -9 -f '[s]ky.skylet.skylet'")
+
+    def outlasts_autostop(self) -> None:
+        """Its machine has worked for as long as SkyPilot was told to let it."""
+        ago = "UPDATE config SET value = 0 WHERE key = 'autostop_last_active_time'"
+        script = f"""import sqlite3, os
+with sqlite3.connect(os.path.expanduser("~/.sky/skylet_config.db")) as daemon:
+    assert daemon.execute("{ago}").rowcount == 1"""
+        self._on_machine(f"su ubuntu -c {shlex.quote('python3 -c ' + shlex.quote(script))}")
+
+    def _on_machine(self, script: str) -> str:
+        machine = self.wait_for_machine()
+        return self._still.cloud.on_host(machine, "bash", "-ec", script).stdout
 
     def mlflow_runs(self) -> int:
         """How many runs of MLflow carry its id."""

@@ -12,6 +12,7 @@ from still import PATIENCE_S, RECIPE, Run, Still, at_home
 
 from emulated.cloud import Cloud, wait_until
 from emulated.lab import Lab
+from launcher.machines.task import LINGER_MINUTES
 from launcher.runs.attempts import NO_MACHINE
 from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerStarted
 
@@ -56,6 +57,9 @@ def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
     run.wait_for(CheckpointStored, count=3)
 
     cloud.reclaim(run.wait_for_machine())
+    run.wait_for(CheckpointStored, attempt=2)
+    run.without_timer()
+    run.without_autostop()
 
     assert run.end() == 0, run.story()
     assert run.scores == scores_at_home
@@ -96,7 +100,9 @@ def test_a_run_that_nobody_drives_any_more_ends_by_itself_and_its_books_are_clos
 
     run.kill_launcher_and_watcher()
     still.kill_skypilot()
-    wait_until(lambda: not run.running, PATIENCE_S, "the machine ends by itself")
+    run.without_autostop()
+    wait_until(lambda: not run.is_at_work, PATIENCE_S, "the worker ends")
+    wait_until(lambda: not run.running, LINGER_MINUTES * 60 + 30, "the machine ends by itself")
     assert run.books.open_attempt is not None  # nobody was there to write it down
 
     still.run("watch", run.id)

@@ -174,8 +174,8 @@ def unavailable_store(for_s: float | None = None) -> Fault:
     )
 
 
-def refused_termination(for_s: float | None = None) -> Fault:
-    """The fault of an EC2 that does not take instances back."""
+def refused_termination(times: int | None = None) -> Fault:
+    """The fault of an EC2 that does not take instances back, so many times or always."""
     return Fault(
         "refuse",
         service="ec2",
@@ -183,7 +183,7 @@ def refused_termination(for_s: float | None = None) -> Fault:
         status=400,
         code="UnauthorizedOperation",
         message="You are not authorized to perform this operation.",
-        for_s=for_s,
+        times=times,
     )
 
 

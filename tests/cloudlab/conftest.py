@@ -39,4 +39,6 @@ def own_turn(request: pytest.FixtureRequest) -> Iterator[None]:
     cloud: Cloud = request.getfixturevalue("cloud")
     with cloud.lab.turn():
         yield
+        refused = cloud.refused()
         cloud.clear_faults()
+        assert refused == [], "a policy of ours does not allow what is needed"

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emulated.cloud import Cloud, wait_until
-from emulated.lab import Lab
+from emulated.imds import ROLE_KEY
+from emulated.lab import KEY, Lab
+from launcher.machines.aws_policy import aws_policy
 from recipes.rundir import AnyEvent, Event, RunDir, read_events
 from tracking.books import Books
 from tracking.home import Home
@@ -81,15 +83,18 @@ class Still:
         home.mkdir(parents=True, exist_ok=True)
         with suppress(cloud.client("s3").exceptions.BucketAlreadyOwnedByYou):
             cloud.client("s3").create_bucket(Bucket=BUCKET)
-        self.store = f"s3://{BUCKET}/{home.parent.name}-{home.name}"
+        self._prefix = f"{home.parent.name}-{home.name}"
+        self.store = f"s3://{BUCKET}/{self._prefix}"
         self._env = {"STILLHOUSE_HOME": str(home), "STILLHOUSE_STORE": self.store}
 
     def run(self, *words: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
         """A command, to its end."""
+        self._keep_to_policies()
         return self.lab.run(_command(words), env=self._env, timeout_s=PATIENCE_S + 180, check=check)
 
     def launch(self, recipe: Path, *flags: object, env: Mapping[str, str] | None = None) -> "Run":
         """Launch a run; returns as soon as it has a name."""
+        self._keep_to_policies()
         output = self.home.path / f"launch-{len(list(self.home.path.glob('launch-*')))}.log"
         words = ("launch", recipe, "--yes", *flags)
         launcher = self.lab.start(_command(words), output=output, env=self._env | dict(env or {}))
@@ -103,6 +108,13 @@ class Still:
         found = started()
         assert found is not None
         return Run(self, found[1], launcher, output)
+
+    def _keep_to_policies(self) -> None:
+        """Let this machine and the nodes do what `still policy aws` prints, and nothing else."""
+        launcher = aws_policy("launcher", BUCKET, self._prefix)
+        node = aws_policy("node", BUCKET, self._prefix, autodown=True)
+        self.cloud.allow_only(KEY, launcher)
+        self.cloud.allow_only(ROLE_KEY, node)
 
     @contextmanager
     def everything_lost(self) -> Iterator[None]:

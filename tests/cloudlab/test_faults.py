@@ -8,6 +8,7 @@ import pytest
 
 from emulated.faults import Call, Fault, FaultBook, with_disks_that_go
 from emulated.gateway import Gateway
+from emulated.permits import Policies
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=lab/20261122/us-west-2/{}/aws4_request, SignedHeaders=host"
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
@@ -116,7 +117,8 @@ def asked(fault: Fault | None) -> tuple[Cloud, str, bytes]:
     cloud, book, statuses = Cloud(), FaultBook(), []
     if fault:
         book.add(fault, now=0.0)
-    gateway = Gateway(cloud, book, lambda call: None, list, lambda *_: None)
+    policies = Policies(lambda *_: {})
+        gateway = Gateway(cloud, book, policies, lambda call: None, list, lambda *_: None)
     body = b"Action=RunInstances"
     environ = {
         "REQUEST_METHOD": "POST",

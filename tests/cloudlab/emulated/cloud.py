@@ -4,8 +4,9 @@ Everything here looks from outside, through the API that a person would use; not
 launcher's or SkyPilot's own state is asked.
 """
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from subprocess import CompletedProcess
 from typing import Any, cast
@@ -138,8 +139,17 @@ class Cloud:
         return cast(int, self.lab.lever("POST", "faults", fault.to_json()))
 
     def clear_faults(self) -> None:
-        """Take every fault away."""
+        """Take every fault and every policy away."""
         self.lab.lever("DELETE", "faults")
+        self.lab.lever("DELETE", "policies")
+
+    def allow_only(self, key: str, policy: Mapping[str, Any]) -> None:
+        """Let an access key do what an IAM policy allows, until `clear_faults`."""
+        self.lab.lever("POST", f"policies/{key}", json.dumps(policy).encode())
+
+    def refused(self) -> list[str]:
+        """What policies did not allow so far."""
+        return cast(list[str], self.lab.lever("GET", "refused"))
 
     @contextmanager
     def fault(self, fault: Fault) -> Iterator[None]:

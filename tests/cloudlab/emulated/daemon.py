@@ -25,6 +25,7 @@ from emulated.folder import ENDPOINT, GATEWAY, LabFolder
 from emulated.gateway import Gateway
 from emulated.hosts import Host, Plant, lay_bridge
 from emulated.hypervisor import Hypervisor
+from emulated.permits import Policies
 
 PORT = int(ENDPOINT.rpartition(":")[2])
 
@@ -66,6 +67,7 @@ def _serve(plant: Plant, outside: socket.socket) -> None:
     gateway = Gateway(
         DomainDispatcherApplication(create_backend_app),
         book,
+        Policies(lambda region, name: _tags(clouds[region], name)),
         changed=levers.after,
         hosts=levers.hosts,
         pull=levers.pull,
@@ -81,6 +83,11 @@ def _serve(plant: Plant, outside: socket.socket) -> None:
 
 def _instance(host: Host | None) -> Any:
     return host.instance if host else None
+
+
+def _tags(ec2: Any, name: str) -> dict[str, str]:
+    asked = [{"Name": "resource-id", "Values": [name]}]
+    return {tag["Key"]: tag["Value"] for tag in ec2.describe_tags(Filters=asked)["Tags"]}
 
 
 def _listen(gateway: Gateway, listening: socket.socket) -> None:
@@ -106,8 +113,8 @@ def _client(service: str, region: str) -> Any:
         service,
         region_name=region,
         endpoint_url=ENDPOINT,
-        aws_access_key_id="lab",
-        aws_secret_access_key="lab",
+        aws_access_key_id="provider",
+        aws_secret_access_key="provider",
     )
 
 

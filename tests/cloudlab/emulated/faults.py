@@ -16,7 +16,7 @@ Effect = Literal["refuse", "lose_answer", "delay", "leave_volumes"]
 """refuse: nothing happens but the error. lose_answer: it takes effect and the error comes all the
 same. delay: it takes effect, later. leave_volumes: RunInstances as moto has it, disks outlive."""
 
-_SCOPE = re.compile(r"Credential=[^/]*/\d+/([^/]+)/([^/]+)/aws4_request")
+_SCOPE = re.compile(r"Credential=([^/]*)/\d+/([^/]+)/([^/]+)/aws4_request")
 _READING = ("Describe", "Get", "List", "Head", "GET ", "HEAD ")
 
 
@@ -29,29 +29,46 @@ class Call:
     region: str
     action: str
     """`RunInstances`; for S3 the method and path: `PUT /bucket/key`."""
-    values: tuple[str, ...] = ()
-    """Values of all parameters."""
-    instances: tuple[str, ...] = ()
-    """Instances it names, in order."""
+    form: tuple[tuple[str, str], ...] = ()
+    """Parameters by name, in order."""
+    query: str = ""
+    """What came after the path, of S3."""
+    key: str = ""
+    """Who asks: the id of the access key."""
     at: float = 0.0
     """When it came [unix s]."""
 
     @classmethod
     def read(
-        cls, method: str, path: str, headers: Mapping[str, str], body: bytes, at: float
+        cls,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        at: float,
+        query: str = "",
     ) -> Self:
         """Read a request. `headers` by lower-case name."""
         scope = _SCOPE.search(headers.get("authorization", ""))
-        region, service = scope.groups() if scope else ("", "")
+        key, region, service = scope.groups() if scope else ("", "", "")
         target = headers.get("x-amz-target", "")
         if target:
-            return cls(service, region, target.rpartition(".")[2], at=at)
+            return cls(service, region, target.rpartition(".")[2], key=key, at=at)
         if headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             form = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
             action = dict(form).get("Action", "")
-            named = tuple(value for key, value in form if key.startswith("InstanceId"))
-            return cls(service, region, action, tuple(v for _, v in form), named, at)
-        return cls(service, region, f"{method} {path}", at=at)
+            return cls(service, region, action, tuple(form), key=key, at=at)
+        return cls(service, region, f"{method} {path}", query=query, key=key, at=at)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Values of all parameters."""
+        return tuple(value for _, value in self.form)
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """Instances it names, in order."""
+        return tuple(value for name, value in self.form if name.startswith("InstanceId"))
 
     @property
     def changes_something(self) -> bool:

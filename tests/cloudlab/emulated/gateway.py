@@ -7,6 +7,9 @@ A WSGI application around moto's. Levers lie below `/-/`, a path no bucket can h
     GET    /-/hosts                 hosts that run: instance, address, pid
     POST   /-/faults                let a fault stand; answers its number
     DELETE /-/faults, /-/faults/N   take all away, or one
+    POST   /-/policies/KEY          from now on an access key may do what this policy allows
+    DELETE /-/policies              everybody may do everything again
+    GET    /-/refused               what policies did not allow, since they were made
     POST   /-/hosts/ID/cut, mend, crash            network cable out, in; power gone, EC2 not told
     POST   /-/hosts/ID/notice?seconds=120          spot notice; nothing else happens
     POST   /-/hosts/ID/reclaim                     spot instance taken away, now
@@ -21,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from emulated.faults import Call, Fault, FaultBook, with_disks_that_go
+from emulated.permits import Policies
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -38,12 +42,14 @@ class Gateway:
         self,
         cloud: Application,
         book: FaultBook,
+        policies: Policies,
         changed: Callable[[Call], None],
         hosts: Callable[[], list[dict[str, object]]],
         pull: Lever,
     ) -> None:
         self._cloud = cloud
         self._book = book
+        self._policies = policies
         self._changed = changed
         self._hosts = hosts
         self._pull = pull
@@ -59,8 +65,10 @@ class Gateway:
             if name.startswith("HTTP_") or name == "CONTENT_TYPE"
         }
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        call = Call.read(method, path, headers, body, time.time())
-        return self._serve(call, self._book.meet(call), environ, body, start_response)
+        query = environ["QUERY_STRING"]
+        call = Call.read(method, path, headers, body, time.time(), query)
+        fault = self._policies.meet(call) or self._book.meet(call)
+        return self._serve(call, fault, environ, body, start_response)
 
     def _serve(
         self,
@@ -114,6 +122,12 @@ class Gateway:
             case "DELETE", ["faults", *number]:
                 self._book.take_away(int(number[0]) if number else None)
                 return None
+            case "POST", ["policies", key]:
+                return self._policies.set(key, json.loads(body))
+            case "DELETE", ["policies"]:
+                return self._policies.clear()
+            case "GET", ["refused"]:
+                return self._policies.refused()
             case "POST", ["hosts", instance, what]:
                 return self._pull(instance, what, query)
         raise KeyError("/".join(path))

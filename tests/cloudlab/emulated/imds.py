@@ -16,6 +16,9 @@ ADDRESS = "169.254.169.254"
 ACCOUNT = "123456789012"
 """The account that moto answers for."""
 
+ROLE_KEY = "ASIALABROLE"
+"""The id of the key that every host's role gives it."""
+
 TOKEN = "lab-token"
 _LIFETIME = timedelta(hours=6)
 
@@ -66,7 +69,7 @@ def _role_keys(now: datetime) -> str:
         {
             "Code": "Success",
             "Type": "AWS-HMAC",
-            "AccessKeyId": "ASIALABROLE",
+            "AccessKeyId": ROLE_KEY,
             "SecretAccessKey": "lab",
             "Token": "lab",
             "LastUpdated": now.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -28,6 +28,9 @@ from emulated.processes import child_of, is_running, kill_tree, started_at, with
 from emulated.tools import Say
 from emulated.wheel import ensure_wheel
 
+KEY = "lab"
+"""The id of the access key that commands in the lab use."""
+
 START_S = 120.0
 """How long the emulated AWS may take to answer [s]."""
 
@@ -190,7 +193,7 @@ class Lab:
             "LANG": "C.UTF-8",
             "TERM": os.environ.get("TERM", "dumb"),
             "OMP_NUM_THREADS": "1",
-            "AWS_ACCESS_KEY_ID": "lab",
+            "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": "lab",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": ENDPOINT,

@@ -118,7 +118,7 @@ def asked(fault: Fault | None) -> tuple[Cloud, str, bytes]:
     if fault:
         book.add(fault, now=0.0)
     policies = Policies(lambda *_: {})
-        gateway = Gateway(cloud, book, policies, lambda call: None, list, lambda *_: None)
+    gateway = Gateway(cloud, book, policies, lambda call: None, list, lambda *_: None)
     body = b"Action=RunInstances"
     environ = {
         "REQUEST_METHOD": "POST",

@@ -123,6 +123,7 @@ def asked(fault: Fault | None) -> tuple[Cloud, str, bytes]:
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/",
+        "QUERY_STRING": "",
         "HTTP_AUTHORIZATION": SIGNED.format("ec2"),
         "CONTENT_TYPE": FORM,
         "CONTENT_LENGTH": str(len(body)),

@@ -14,6 +14,9 @@ from emulated.folder import LabFolder
 from emulated.lab import Lab
 from emulated.session import shared
 
+NOT_NEEDED = "s3:ListAllMyBuckets"
+"""SkyPilot asks it to learn whether it could use S3 for storage of its own, and does without."""
+
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
@@ -39,6 +42,6 @@ def own_turn(request: pytest.FixtureRequest) -> Iterator[None]:
     cloud: Cloud = request.getfixturevalue("cloud")
     with cloud.lab.turn():
         yield
-        refused = cloud.refused()
+        refused = [what for what in cloud.refused() if NOT_NEEDED not in what]
         cloud.clear_faults()
         assert refused == [], "a policy of ours does not allow what is needed"

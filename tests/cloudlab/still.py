@@ -261,7 +261,8 @@ class Run:
 
     def without_timer(self) -> None:
         """Take the node's own timer from its machine, and what would set it again."""
-        self._on_machine("pkill -9 -f '[l]imit.sh'; rm ~ubuntu/sky_workdir/sky/limit.sh")
+        # Written so that the command does not find itself.
+        self._on_machine("pkill -9 -f '[l]imit.sh'; rm ~ubuntu/sky_workdir/sky/limit.s[h]")
 
     def without_autostop(self) -> None:
         """Take SkyPilot's daemon from its machine, which would give it back."""

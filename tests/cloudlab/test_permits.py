@@ -20,6 +20,13 @@ def s3(request: str, query: str = "") -> Call:
     return Call("s3", "us-east-1", request, query=query, key="lab")
 
 
+def deleting(*keys: str) -> Call:
+    named = "".join(f"<Object><Key>{key}</Key></Object>" for key in keys)
+    signed = "AWS4-HMAC-SHA256 Credential=lab/20261122/us-east-1/s3/aws4_request"
+    body = f"<Delete>{named}</Delete>".encode()
+    return Call.read("POST", "/bucket", {"authorization": signed}, body, 0.0, "delete")
+
+
 def may(call: Call, policy: dict[str, object] = LAUNCHER) -> bool:
     return first_refused(call, policy, lambda name: TAGS.get(name, {})) is None
 
@@ -67,6 +74,8 @@ def test_the_run_store_is_open_and_what_lies_beside_it_is_not() -> None:
     assert may(s3("PUT /bucket/runs/tiny-1/events"), NODE)
     assert may(s3("GET /bucket", "list-type=2&prefix=runs%2Ftiny-1%2F"), NODE)
     assert may(s3("DELETE /bucket/runs/tiny-1/part", "uploadId=1"), NODE)
+    assert may(deleting("runs/tiny-1/a", "runs/tiny-1/b"), NODE)
+    assert not may(deleting("runs/tiny-1/a", "secrets"), NODE)
     assert not may(s3("GET /bucket/secrets"), NODE)
     assert not may(s3("GET /bucket", "list-type=2"), NODE)
     assert not may(s3("GET /another/runs/tiny-1/events"), NODE)

@@ -16,6 +16,10 @@ from recipes.rundir import WorkerStarted
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
 
+PATIENCE = 3
+"""How long the watcher lets a machine be without any progress [minutes]; as long as its setup may
+take where other things go on."""
+
 LOOKS_EVERY_S = 60
 """How often SkyPilot's daemon on a node asks whether its minutes are over."""
 
@@ -35,9 +39,8 @@ def still(lab: Lab, cloud: Cloud, tmp_path: Path) -> Still:
 @pytest.fixture
 def run(still: Still, recipe: Path) -> Run:
     """A run whose worker has just begun a long training."""
-    run = still.launch(
-        recipe, "--set", "training.steps=20000", "--set", "hardware.patience_minutes=2"
-    )
+    longer = "training.steps=20000"
+    run = still.launch(recipe, "--set", longer, "--set", f"hardware.patience_minutes={PATIENCE}")
     run.wait_for(WorkerStarted)
     return run
 

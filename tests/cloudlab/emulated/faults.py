@@ -3,6 +3,7 @@
 Pure but for the lock: a request comes in as a `Call`, and the book says what to do about it.
 """
 
+import html
 import json
 import re
 import threading
@@ -30,7 +31,7 @@ class Call:
     action: str
     """`RunInstances`; for S3 the method and path: `PUT /bucket/key`."""
     form: tuple[tuple[str, str], ...] = ()
-    """Parameters by name, in order."""
+    """Parameters by name, in order; of S3 the keys that a deletion names."""
     query: str = ""
     """What came after the path, of S3."""
     key: str = ""
@@ -58,7 +59,9 @@ class Call:
             form = parse_qsl(body.decode(errors="replace"), keep_blank_values=True)
             action = dict(form).get("Action", "")
             return cls(service, region, action, tuple(form), key=key, at=at)
-        return cls(service, region, f"{method} {path}", query=query, key=key, at=at)
+        named = re.findall(rb"<Key>([^<]*)</Key>", body) if method == "POST" else []
+        form = tuple(("Key", html.unescape(name.decode(errors="replace"))) for name in named)
+        return cls(service, region, f"{method} {path}", form, query, key, at)
 
     @property
     def values(self) -> tuple[str, ...]:

@@ -169,8 +169,9 @@ def _of_s3(call: Call) -> Iterator[Demand]:
         context = {"s3:prefix": query["prefix"][0]} if "prefix" in query else {}
         verb = "ListBucketMultipartUploads" if "uploads" in query else "ListBucket"
         if method == "POST" and "delete" in query:
-            verb = "DeleteObject"
-        elif method in ("PUT", "DELETE"):
+            yield from (Demand("s3:DeleteObject", f"{arn}/{name}") for name in call.values)
+            return
+        if method in ("PUT", "DELETE"):
             verb = "CreateBucket" if method == "PUT" else "DeleteBucket"
         yield Demand(f"s3:{verb}", arn, context)
     else:

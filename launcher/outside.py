@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
-from functools import cached_property
+from functools import cached_property, partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
+from launcher.machines.labels import this_owner
 from launcher.machines.local import LocalMachine
 from launcher.plans.speeds import Trial
 from launcher.runs.follow import follow, is_driven
 from launcher.runs.house import STORE, House
 from launcher.runs.messengers import Way, messengers, ways_of
+from launcher.runs.mirror import Mirror, NoMirror, StoreMirror
 from launcher.runs.next_offer import next_offer
 from launcher.runs.run import drive, open_run, release, reopen
 from launcher.runs.view import choose_view
@@ -32,6 +34,7 @@ from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import to_micro_usd
 from recipes.rundir import read_lines
+from recipes.store import open_store
 from tracking.books import Books
 from tracking.entries import BudgetRaised, Git, StateChanged
 from tracking.home import Home, home, new_run_id
@@ -169,12 +172,17 @@ class Outside:
         return run_id
 
     def launch(self, run_id: str, allow_remote_code: bool) -> None:
-        """Take a run to its end: here, or by a watcher of its own where machines are rented."""
+        """Take a run to its end: here, or by a watcher of its own where machines are rented.
+
+        Raises:
+            StoodDownError: another home has taken it over.
+        """
         if not self.backend(run_id).rented:
             return self.drive(run_id, allow_remote_code)
         began = self.clock()
         run = self.home.run(run_id)
         if not is_driven(run):
+            self._mirror(run_id).hold()  # nobody would read what a watcher says of it
             start_watcher(run, self.environ, allow_remote_code=allow_remote_code)
         with self._house(run_id) as house:
             return follow(house, run_id, since=began)
@@ -210,6 +218,7 @@ class Outside:
 
         Raises:
             InvalidInputError: `usd` is not an amount above 0.
+            StoodDownError: another home has taken the run over.
         """
         try:
             amount = to_micro_usd(Decimal(usd))
@@ -217,6 +226,8 @@ class Outside:
             amount = 0
         if amount <= 0:
             raise InvalidInputError(f"--raise {usd}: must be an amount in USD above 0")
+        mirror = self._mirror(run_id)
+        mirror.hold()
         self.ledger.append(run_id, BudgetRaised(micro_usd=amount))
         run = self.home.run(run_id)
         if run.done.exists() and self.ledger.books(run_id).state == "stopped":
@@ -225,6 +236,7 @@ class Outside:
             self.ledger.append(
                 run_id, StateChanged(state="interrupted", reason="the budget was raised")
             )
+        mirror.hold()
         return self.ledger.books(run_id)
 
     def log_lines(self, run_id: str, follow: bool) -> Iterator[str]:
@@ -304,10 +316,26 @@ class Outside:
         """What a run stopped with must not come back from its store."""
         store = self.ledger.books(run_id).notes.get(STORE)
         if store is not None:
-            from recipes.store import open_store
             from recipes.stored_run import withdraw_results
 
             withdraw_results(open_store(store, self.environ))
+
+    def _mirror(self, run_id: str, say: Callable[[str], None] | None = None) -> Mirror:
+        """What keeps a run's books in its store; nothing does where it has none."""
+        url = self.ledger.books(run_id).notes.get(STORE)
+        if url is None:
+            return NoMirror()
+        return StoreMirror(
+            partial(open_store, url, self.environ),
+            self.home.run(run_id),
+            self.ledger,
+            this_owner(),
+            say or self._warn,
+            self.clock,
+        )
+
+    def _warn(self, text: str) -> None:
+        self.progress.print(f"warning: {text}", markup=False, highlight=False)
 
     @contextmanager
     def _house(self, run_id: str) -> Iterator[House]:
@@ -326,6 +354,7 @@ class Outside:
                 tracker=self._track or self._start_tracker,
                 next_offer=next_offer,
                 notify=notify,
+                mirror=self._mirror(run_id, view.say),
                 interrupts=interrupts,
                 clock=self.clock,
                 sleep=self.sleep,
@@ -337,7 +366,7 @@ class Outside:
         try:
             return ways_of(self.environ)
         except InvalidInputError as error:
-            self.progress.print(f"warning: nobody is told: {error}", markup=False, highlight=False)
+            self._warn(f"nobody is told: {error}")
             return ()
 
     @contextmanager

@@ -33,6 +33,16 @@ MLFLOW_RUN = "mlflow_run_id"
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
+def is_shared(entry: Entry) -> bool:
+    """Whether an entry is the run's own, and not of the home it stands in.
+
+    Which run of MLflow shows it and what the provider says that it charges are asked anew by
+    another home.
+    """
+    is_local_note = isinstance(entry, Noted) and entry.key == MLFLOW_RUN
+    return not (is_local_note or isinstance(entry, Billed))
+
+
 @dataclass(frozen=True)
 class Recorded:
     """An entry as it stands in the ledger."""
@@ -121,6 +131,11 @@ class Books:
     @property
     def recipe_name(self) -> str:
         return str(self.opened.recipe.get("name", "unknown"))
+
+    @property
+    def shared(self) -> list[tuple[float, Entry]]:
+        """What other homes are told of the run, each with its moment [unix seconds]."""
+        return [(one.at, one.entry) for one in self.entries if is_shared(one.entry)]
 
     @property
     def last_seq(self) -> int:

@@ -10,7 +10,7 @@ processes may read and write at the same time.
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from recipes.money import format_usd, from_micro_usd
 from tracking.books import Books, Recorded, fold
 from tracking.database import LedgerError, open_database
 from tracking.entries import ENTRIES, Entry, Extended, Line, Opened, Reserved, Settled
+from tracking.replay import fault_in
 
 _COLUMNS = "seq, run_id, at, kind, data"
 _SHOWN_CANDIDATES = 10
@@ -185,6 +186,38 @@ class Ledger:
         """Settle with nothing: it was not bought. Raises as `settle` does."""
         self.settle(reservation, {})
 
+    def take_in(self, run_id: str, entries: Sequence[tuple[float, Entry]]) -> int:
+        """Take in the books of a run from elsewhere: what is not here yet, or nothing.
+
+        Args:
+            entries: all that are shared of the run (`Books.shared`), each with its moment
+                [unix seconds], which is kept.
+
+        Returns:
+            How many were new.
+
+        Raises:
+            InvalidInputError: no ledger would have written them, or this one says other things of
+                the run.
+        """
+        if fault := fault_in(run_id, [entry for _, entry in entries]):
+            raise InvalidInputError(
+                f"these books of {run_id} are no ledger's: {fault}. Nothing was taken in"
+            )
+        with self._writing():
+            have = self.books(run_id).shared if run_id in self.run_ids() else []
+            for number, (ours, theirs) in enumerate(zip(have, entries, strict=False), 1):
+                if ours != theirs:
+                    raise InvalidInputError(
+                        f"{self.path} has other books of {run_id}: entry {number} is "
+                        f"{ours[1].kind} here and {theirs[1].kind} there. Nothing was taken in; "
+                        "another STILLHOUSE_HOME can take them"
+                    )
+            new = entries[len(have) :]
+            for at, entry in new:
+                self._insert(run_id, entry, at)
+        return len(new)
+
     # ---- reading
 
     def books(self, run_id: str) -> Books:
@@ -260,8 +293,9 @@ class Ledger:
                 f"{self.path}: entry {seq} ({kind}) cannot be read by this version of stillhouse"
             ) from error
 
-    def _insert(self, run_id: str, entry: Entry) -> None:
-        row = (run_id, self._clock(), entry.kind, entry.once, entry.model_dump_json())
+    def _insert(self, run_id: str, entry: Entry, at: float | None = None) -> None:
+        moment = self._clock() if at is None else at
+        row = (run_id, moment, entry.kind, entry.once, entry.model_dump_json())
         try:
             self._db.execute(
                 "INSERT INTO entries (run_id, at, kind, once, data) VALUES (?, ?, ?, ?, ?)", row

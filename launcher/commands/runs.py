@@ -132,6 +132,60 @@ def resume(outside: "Outside", run: str, trust_remote_code: bool, as_json: bool)
     _drive(outside, outside.ledger.resolve(run), trust_remote_code, as_json)
 
 
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.argument("run", metavar="[RUN]", required=False)
+@click.option("--books-only", is_flag=True, help="Bring its books and receipt; leave it alone.")
+@click.option("--yes", is_flag=True, help="Do not ask before taking over what somebody drives.")
+@json_option
+@pass_outside
+def adopt(
+    outside: "Outside", /, store: str, run: str | None, books_only: bool, yes: bool, as_json: bool
+) -> None:
+    """List the runs in a run store; take RUN over, wherever it was launched, and drive it on.
+
+    Whoever drove it until now stands down. Of a run that is over, books, receipt and student are
+    brought here.
+
+    \b
+    Example:
+      still adopt s3://bucket/prefix
+      still adopt s3://bucket/prefix s1-261122-0341-k7q2
+      still adopt s3://bucket/prefix s1-261122-0341-k7q2 --books-only
+    """
+    from launcher.adopting import Adopter
+    from launcher.show_adopt import render_stored, stored_json
+    from recipes.errors import TeardownUnprovedError
+
+    adopter = Adopter(outside, store)
+    if run is None:
+        runs, known = adopter.runs(), set(outside.ledger.run_ids())
+        if as_json:
+            outside.print_json(stored_json(runs, known))
+        elif runs:
+            outside.print(render_stored(runs, known, outside.clock()))
+        else:
+            click.echo(f"no runs of ours in {store}", err=True)
+        return
+    found = adopter.find(run)
+    if books_only or found.is_over:
+        new = adopter.take_books(run, with_student=not books_only)
+        click.echo(f"{run}: {new} new entries; `still show {run}` has its receipt", err=True)
+        print_receipt(outside, run, as_json)
+        return
+    if found.is_driven(outside.clock()) and not yes and found.driver is not None:
+        outside.ask(f"{found.driver.host} drives {run} now, and would stand down. Take it over?")
+    adopter.take_over(run)
+    books = outside.ledger.books(run)
+    if books.over:
+        raise TeardownUnprovedError(
+            f"{run} is over, and it was never proved that its machines are gone. "
+            f"`still down {run}` gives them back"
+        )
+    click.echo(f"{run} is driven from here", err=True)
+    _drive(outside, run, False, as_json)
+
+
 def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bool) -> None:
     from recipes.errors import StillhouseError
 

@@ -5,7 +5,9 @@ record of ours. Clouds allow different characters: AWS and Azure take RFC 3339 a
 lower-case letters, digits, `_` and `-`, Kubernetes no colons. Other clouds drop labels.
 """
 
+import getpass
 import re
+import socket
 from datetime import UTC, datetime
 
 RUN = "stillhouse-run"
@@ -15,6 +17,11 @@ EXPIRES = "stillhouse-expires"
 _ANY_CASE_AND_COLONS = frozenset({"aws", "azure"})
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)t(\d\d)[:-](\d\d)[:-](\d\d)z", re.IGNORECASE)
+
+
+def this_owner() -> str:
+    """Who pays for what is rented from this machine: `ada@laptop`."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def labels(cloud: str, *, run_id: str, owner: str, expires_at: float) -> dict[str, str]:

@@ -1,13 +1,11 @@
 """Puts rented machines together: SkyPilot, AWS, the run store, the bundle and the task."""
 
-import getpass
 import math
-import socket
 from collections.abc import Callable, Sequence
 
 from launcher.machines.aws import ATTEMPT_TAG, Aws
 from launcher.machines.bundle import make_bundle
-from launcher.machines.labels import labels
+from launcher.machines.labels import labels, this_owner
 from launcher.machines.mail import StoreMail
 from launcher.machines.rented import RentedMachines, money_ends_at
 from launcher.machines.skypilot import SkyPilot
@@ -43,7 +41,7 @@ def _task(run: RunDir, offer: Offer, _cluster: str) -> str:
     marks = labels(
         offer.cloud,
         run_id=run.path.name,
-        owner=f"{getpass.getuser()}@{socket.gethostname()}",
+        owner=this_owner(),
         expires_at=at,
     )
     return task_yaml(

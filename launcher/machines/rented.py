@@ -6,7 +6,7 @@ of the cloud afterwards, by tag. So whoever comes later, after a kill at any mom
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from launcher.machines.aws import Aws, Instance
 from launcher.machines.backend import Paid, Released, Sight
 from launcher.machines.skypilot import JobState
 from launcher.machines.teardown import Teardown
-from launcher.market.offers import Offer
+from launcher.market.offers import LOCAL, Offer
 from recipes.recipe import Part
 from recipes.rundir import (
     Limits,
@@ -25,7 +25,9 @@ from recipes.rundir import (
     open_for_appending,
     read_lines,
     read_model,
+    write_atomically,
 )
+from tracking.books import Attempt
 
 ASK_CLOUD_EVERY_S = 10.0
 """How often AWS is asked whether the machines are still there [s]."""
@@ -95,6 +97,8 @@ class Rented(Part):
     attempt: int
     cluster: str
     offer: Offer
+    elsewhere: bool = False
+    """Another home asked for it, so that SkyPilot here knows nothing of it."""
 
 
 class RentedMachines:
@@ -135,7 +139,7 @@ class RentedMachines:
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
-        rented = Rented(attempt=attempt, cluster=f"{run.path.name}-{attempt}", offer=offer)
+        rented = Rented(attempt=attempt, cluster=_cluster(run, attempt), offer=offer)
         task = self._task(run, offer, rented.cluster)
         self._mail.send(run)
         _remember(run, rented)
@@ -194,9 +198,13 @@ class RentedMachines:
         if left:
             asked = not any(each.startswith("AWS ") for each in left)
             return Released(proved=False if asked else None, detail=", ".join(left), paid=paid)
-        if not is_down and not attempt_events(run, history[-1].attempt):
-            detail = "AWS has nothing, but SkyPilot, which does not answer, may still be launching"
-            return Released(proved=None, detail=detail, paid=paid)
+        if not attempt_events(run, history[-1].attempt):
+            if not is_down:
+                why = "SkyPilot, which does not answer, may still be launching"
+                return Released(proved=None, detail=f"AWS has nothing, but {why}", paid=paid)
+            if self._may_come_yet(run, history[-1]):
+                why = "the home that asked for a machine may still be launching it"
+                return Released(proved=None, detail=f"AWS has nothing, but {why}", paid=paid)
         nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked three times"
         return Released(proved=True, detail=nothing, paid=paid)
 
@@ -214,6 +222,11 @@ class RentedMachines:
         words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
         last = min([until, *(t + AFTERWARDS_S for t in words)])
         return (*paid, Paid(limits.started_at, max(last, limits.started_at), forgotten))
+
+    def _may_come_yet(self, run: RunDir, rented: Rented) -> bool:
+        """Whether another home's SkyPilot, which nobody can ask here, may still be launching."""
+        asked_at = read_model(run.limits, Limits).started_at
+        return rented.elsewhere and self._clock() - asked_at < LAUNCH_S
 
     # ---- asking and ending
 
@@ -295,6 +308,31 @@ def _note(run: RunDir, error: Exception) -> None:
 
 def _book(run: RunDir) -> Path:
     return run.path / "rented.jsonl"
+
+
+def rebuild_book(
+    run: RunDir, attempts: Iterable[Attempt], elsewhere: Callable[[int], bool]
+) -> None:
+    """Write down what was rented for a run, as its ledger tells it.
+
+    Args:
+        elsewhere: whether another home asked for the machines of an attempt.
+    """
+    lines = [
+        Rented(
+            attempt=attempt.number,
+            cluster=_cluster(run, attempt.number),
+            offer=Offer.from_json(attempt.offer),
+            elsewhere=elsewhere(attempt.number),
+        ).model_dump_json()
+        for attempt in attempts
+        if attempt.offer.get("cloud") != LOCAL
+    ]
+    write_atomically(_book(run), "".join(f"{line}\n" for line in lines).encode())
+
+
+def _cluster(run: RunDir, attempt: int) -> str:
+    return f"{run.path.name}-{attempt}"
 
 
 def _remember(run: RunDir, rented: Rented) -> None:

@@ -4,8 +4,9 @@ An `Offer` is one way to get the machines of a run. It says nothing about how lo
 take on them; that is the planner's.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 
@@ -106,3 +107,8 @@ class Offer(Part):
     def as_json(self) -> dict[str, Any]:
         """For programs and for the books: all fields, and `name` for people."""
         return {"name": self.name, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The offer that `as_json` told of."""
+        return cls.model_validate({key: value for key, value in told.items() if key != "name"})

@@ -6,7 +6,7 @@ gone: until then its money stays set aside.
 
 from collections import Counter
 
-from launcher.errors import ProvisionError
+from launcher.errors import ProvisionError, StoodDownError
 from launcher.machines.at_home import HOME
 from launcher.machines.backend import Paid
 from launcher.market.offers import LOCAL, Offer
@@ -46,6 +46,7 @@ from tracking.entries import (
     StateChanged,
     Teardown,
 )
+from tracking.ledger import Ledger
 from tracking.metering import machine_lines
 
 LEAST_S = 600.0
@@ -70,17 +71,22 @@ def begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attempt
     Raises:
         RefusedError: nothing of the budget or of the hours is left.
         ProvisionError: no offer yields a machine.
+        StoodDownError: another home drives the run.
     """
     forget_wish(run)
     plan = read_model(run.plan, Plan)
     while True:
+        house.mirror.hold()
         books = house.ledger.books(run.path.name)
         offer = HOME if _asks_teacher_first(house, run, books) else house.next_offer(plan, books)
         if offer is None:
             raise _no_machine(books)
         attempt = _record_attempt(house, run, plan, offer, allow_remote_code)
         try:
+            house.mirror.hold(must=True)  # what exists can be found there by whoever comes next
             house.backend.start(run, offer)
+        except StoodDownError:
+            raise
         except ProvisionError as error:
             house.view.say(f"{offer.name}: {error}")
             close_attempt(house, run, attempt, how=NO_MACHINE)
@@ -88,6 +94,7 @@ def begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attempt
         except StillhouseError:
             close_attempt(house, run, attempt, how=NO_MACHINE)
             raise
+        house.mirror.hold()
         house.ledger.append(run.path.name, StateChanged(state="running"))
         tell(house, run.path.name, "started", f"attempt {attempt.number} runs on {offer.name}")
         return attempt
@@ -127,7 +134,6 @@ def _record_attempt(
         offer=offer.as_json(),
         reservation=ledger.reserve(run_id, "train", machine, "the machine, to its last second"),
     )
-    ledger.append(run_id, started)
     write_model(
         run.limits,
         Limits(
@@ -146,6 +152,7 @@ def _record_attempt(
             store=books.notes.get(STORE),
         ),
     )
+    ledger.append(run_id, started)
     attempt = ledger.books(run_id).open_attempt
     assert attempt is not None, "the attempt that was just recorded"
     return attempt
@@ -213,6 +220,27 @@ def _money_left(books: Books) -> int:
     return books.free_micro_usd
 
 
+def write_off(ledger: Ledger, run_id: str) -> None:
+    """Close an attempt of another home in which that home's own machine asked the teacher.
+
+    Nobody here knows how much it asked for, so all that was set aside counts as spent: too much
+    rather than too little.
+    """
+    books = ledger.books(run_id)
+    attempt = books.open_attempt
+    assert attempt is not None, "there is something to close"
+    for reservation in books.reservations:
+        if reservation.id != attempt.reservation:
+            ledger.settle(reservation.id, {reservation.line: reservation.micro_usd})
+    assert attempt.reservation is not None, "an attempt begins with what pays for it"
+    ledger.settle(
+        attempt.reservation,
+        {},
+        Teardown(proved=True, detail="nothing was rented: another home asked the teacher"),
+        AttemptEnded(attempt=attempt.number, ended_at=books.last_at, how="lost"),
+    )
+
+
 # ---- its end ---------------------------------------------------------------------------------
 
 
@@ -225,7 +253,12 @@ def close_attempt(
         seen: somebody saw it end just now; else its last sign of life counts, where the provider
             has no better word.
         how: it ended; as its own last event says where left out.
+
+    Raises:
+        StoodDownError: another home drives the run; nothing was given back or settled.
+        TeardownUnprovedError: something may be left; nothing was settled.
     """
+    house.mirror.hold()
     run_id, ledger = run.path.name, house.ledger
     released = house.backend.release(run, attempt.number)
     if not released.proved:  # it may go on costing: the attempt stays open until it is proved
@@ -237,6 +270,7 @@ def close_attempt(
     if paid is None:
         last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
         paid = (Paid(attempt.started_at, last_s, _nodes(attempt)),)
+    house.mirror.hold()  # giving back takes minutes, in which somebody may have taken over
     assert attempt.reservation is not None, "an attempt begins with what pays for it"
     for reservation in ledger.books(run_id).reservations:
         if reservation.id != attempt.reservation:

@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from launcher.machines.backend import Backend
 from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
+from launcher.runs.mirror import Mirror, NoMirror
 from launcher.runs.notices import Notice
 from launcher.runs.view import View
 from tracking.books import Books
@@ -31,6 +32,8 @@ class House:
     """What to rent for the next attempt; `None` where nothing is left to try."""
     notify: Callable[[Notice], None] | None = None
     """Tells people who are not looking. Returns at once and raises nothing."""
+    mirror: Mirror = field(default_factory=NoMirror)
+    """Keeps the books where other homes find them, and says when one has taken the run over."""
     interrupts: Callable[[], int] = lambda: 0
     """How many times a person has pressed Ctrl-C."""
     clock: Callable[[], float] = time.time

@@ -59,16 +59,11 @@ def _lost_zone(books: Books) -> tuple[str | None, ...] | None:
     had = [attempt for attempt in books.attempts if attempt.how not in (None, NO_MACHINE)]
     if not had or had[-1].how not in ("lost", "interrupted") or not had[-1].offer.get("spot"):
         return None
-    return _zone(_offer(had[-1]))
+    return _zone(Offer.from_json(had[-1].offer))
 
 
 def _zone(offer: Offer) -> tuple[str | None, ...]:
     return offer.cloud, offer.region, offer.zone
-
-
-def _offer(attempt: Attempt) -> Offer:
-    fields = {key: value for key, value in attempt.offer.items() if key != "name"}
-    return Offer.model_validate(fields)
 
 
 # ---- what is left ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from launcher.errors import StoodDownError
 from launcher.machines.backend import Sight
 from launcher.machines.local import Follower
 from launcher.plans.plan import Plan, summary
@@ -104,13 +105,14 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
 
     Raises:
         RefusedError: another process drives it, or nothing of its budget is left.
+        StoodDownError: another home has taken it over.
         StoppedError: stopped at its budget or its hours; what is done is saved.
         InterruptedRunError: a person stopped it; it can be resumed.
         TeardownUnprovedError: something of it may still cost.
         StillhouseError: it failed, and says why.
     """
     run = house.home.run(run_id)
-    with Follower(run):
+    with Follower(run), _in_the_store(house):
         attempt = house.ledger.books(run_id).open_attempt
         if attempt is not None and house.backend.look(run) != "alive":
             close_attempt(house, run, attempt, seen=False)
@@ -131,10 +133,11 @@ def release(house: House, run_id: str) -> None:
 
     Raises:
         RefusedError: somebody drives it.
+        StoodDownError: another home has taken it over.
         TeardownUnprovedError: something may still be there.
     """
     run = house.home.run(run_id)
-    with Follower(run):
+    with Follower(run), _in_the_store(house):
         if attempt := house.ledger.books(run_id).open_attempt:
             close_attempt(house, run, attempt)
             reason = "everything was given back"
@@ -159,6 +162,18 @@ def reopen(run: RunDir) -> None:
     run.done.unlink(missing_ok=True)
 
 
+@contextmanager
+def _in_the_store(house: House) -> Iterator[None]:
+    """Have the run's store know who drives, and in the end what came of it."""
+    house.mirror.hold()
+    try:
+        yield
+    except StillhouseError:
+        house.mirror.hold()
+        raise
+    house.mirror.hold()
+
+
 # ---- following an attempt --------------------------------------------------------------------
 
 
@@ -166,6 +181,8 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
     """Follow an attempt, give its machines back, settle it. Whether another one should follow."""
     try:
         sight = _follow(house, run, attempt)
+    except StoodDownError:  # somebody else looks at them
+        raise
     except StillhouseError:  # nobody would look at its machines any more
         close_attempt(house, run, attempt, seen=True)
         raise
@@ -200,6 +217,7 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
     )
     offset, granted, warned, asked = 0, 0, False, 0
     while True:
+        house.mirror.keep()
         sight = house.backend.look(run)
         for event, end in read_events(run.events, offset):
             offset = end

@@ -22,7 +22,7 @@ class StoodDownError(RefusedError):
 
     def __str__(self) -> str:
         return (
-            f"{self.run_id} was taken over by {self.host}, so this home stands down: nothing more "
-            f"of it is started, settled or ended from here. `still adopt {self.store} "
-            f"{self.run_id}` takes it back"
+            f"{self.run_id} is driven by {self.host}, so this home leaves it alone: nothing of it "
+            f"is started, settled or ended from here. `still adopt {self.store} {self.run_id}` "
+            "takes it over"
         )

@@ -9,10 +9,20 @@ import pytest
 
 from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.aws import Instance, Leftover
-from launcher.machines.rented import RentedMachines
+from launcher.machines.rented import LAUNCH_S, RentedMachines, rebuild_book
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
-from recipes.rundir import Done, EventLog, Limits, RunDir, WorkerEnded, read_model, write_model
+from recipes.rundir import (
+    Done,
+    EventLog,
+    Limits,
+    RunDir,
+    WorkerEnded,
+    WorkerStarted,
+    read_model,
+    write_model,
+)
+from tracking.books import Attempt
 
 SPOT = Offer(
     cloud="aws",
@@ -420,6 +430,58 @@ def test_where_only_skypilot_can_ask_its_answer_is_the_proof(
     cloud.is_up = lambda cluster: answer  # type: ignore[method-assign]
 
     assert rented.release(run, 1).proved is proved
+
+
+# ---- rented by another home ------------------------------------------------------------------
+
+
+def adopted(run: RunDir, clock: Clock) -> None:
+    """The book of a run whose first machine another home asked for just now."""
+    limits = read_model(run.limits, Limits).model_copy(update={"started_at": clock()})
+    write_model(run.limits, limits)
+    attempt = Attempt(
+        number=1,
+        started_at=clock(),
+        ended_at=None,
+        how=None,
+        usd_per_hour=SPOT.usd_per_hour,
+        price_source="test",
+        price_as_of=None,
+        offer=SPOT.as_json(),
+        reservation="tiny-1/1",
+    )
+    rebuild_book(run, [attempt], elsewhere=lambda number: True)
+
+
+def test_the_machine_of_another_home_is_found_by_its_tag_and_given_back(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    adopted(run, clock)
+    cloud.launch("", "tiny-1-1", run.log, 60.0)
+    log = EventLog(run.events, attempt=1)
+    log.write(WorkerStarted(t=clock(), attempt=1, pid=1, device="cuda"))
+    log.close()
+    assert rented.look(run) == "alive"
+
+    released = rented.release(run, 1)
+
+    assert released.proved is True
+    assert released.paid is not None
+    assert len(released.paid) == 1
+    assert cloud.leftovers("") == []
+
+
+def test_what_another_home_may_still_be_launching_is_not_proved_gone(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    adopted(run, clock)
+
+    released = rented.release(run, 1)
+    assert released.proved is None
+    assert "may still be launching" in released.detail
+
+    clock.now += LAUNCH_S
+    assert rented.release(run, 1).proved is True
 
 
 def test_nothing_was_rented_is_proved_at_once(run: RunDir, rented: RentedMachines) -> None:

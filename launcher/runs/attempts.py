@@ -283,6 +283,7 @@ def close_attempt(
         Teardown(proved=released.proved, detail=released.detail),
         AttemptEnded(attempt=attempt.number, ended_at=ended_at, how=how),
     )
+    house.mirror.hold()
     return how
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shaky_store import Fate
 from two_homes import RUN, OneCloud, OneHome, one_home
 
 from launcher.errors import StoodDownError
 from launcher.market.offers import LOCAL
 from launcher.plans.plan import Plan
 from launcher.runs.adopt import find_stored, stored_runs
+from launcher.runs.notices import Notice
 from launcher.runs.run import drive, open_run, release
 from launcher.show_adopt import stored_json
 from recipes.errors import InvalidInputError, RefusedError
@@ -219,6 +221,7 @@ def test_who_is_overtaken_while_a_machine_comes_leaves_it_to_the_other_home(
     with pytest.raises(StoodDownError):
         drive(ada.house, RUN)
     assert (cloud.started, cloud.ended) == ([1], [])
+    assert ada.ledger.books(RUN).shared == bob.ledger.books(RUN).shared
 
     clock.on_sleep = cloud.finish
     drive(bob.house, RUN)
@@ -237,6 +240,61 @@ def test_who_is_overtaken_while_giving_back_settles_nothing(
 
     drive(bob.house, RUN)
     assert bob.ledger.books(RUN).spent_micro_usd > 0
+    assert shared(runs).entries == bob.ledger.books(RUN).shared
+
+
+def test_who_is_overtaken_just_before_the_end_gives_nothing_back(
+    ada: OneHome, bob: OneHome, cloud: OneCloud, clock: Clock
+) -> None:
+    def overtaken_and_over() -> None:
+        bob.adoption().take_over()
+        cloud.finish()
+
+    clock.on_sleep = overtaken_and_over
+    with pytest.raises(StoodDownError):
+        drive(ada.house, RUN)
+
+    assert cloud.ended == []
+    drive(bob.house, RUN)
+    assert cloud.ended == [1]
+
+
+def test_who_is_overtaken_between_two_machines_writes_down_no_second_one(
+    ada: OneHome, bob: OneHome, cloud: OneCloud, clock: Clock
+) -> None:
+    def told(notice: Notice) -> None:
+        if notice.kind == "interrupted":
+            bob.adoption().take_over()
+
+    ada.house.notify = told
+    clock.on_sleep = cloud.take_away
+    with pytest.raises(StoodDownError):
+        drive(ada.house, RUN)
+
+    assert cloud.started == [1]
+    assert len(ada.ledger.books(RUN).attempts) == 1
+    clock.on_sleep = cloud.finish
+    drive(bob.house, RUN)
+    assert [attempt.how for attempt in bob.ledger.books(RUN).attempts] == ["lost", "done"]
+    assert cloud.ended == [1, 2]  # ada had settled the first, and bob knew
+
+
+def test_what_the_old_driver_says_while_it_is_overtaken_is_not_lost(
+    ada: OneHome, bob: OneHome, clock: Clock, runs: Path
+) -> None:
+    left_alone(ada, clock)
+    lines = iter([StateChanged(state="saving")])
+
+    def ada_is_faster(operation: str, key: str) -> Fate:
+        if operation == "put_bytes" and (line := next(lines, None)):
+            ada.ledger.append(RUN, line)
+            ada.again().house.mirror.hold()
+        return "well"
+
+    bob.store.fate = ada_is_faster
+    bob.adoption().take_over()
+
+    assert bob.ledger.books(RUN).state == "saving"
     assert shared(runs).entries == bob.ledger.books(RUN).shared
 
 

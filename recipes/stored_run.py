@@ -7,8 +7,10 @@
     events/ traces/          lines, in chunks
     checkpoints/step-…/      trees, the last two
     student/ answers/        trees
+    books/ limits/00000002   the launcher's own, for another home (see tracking.shared and
+    driver.json              launcher.runs.mirror)
 
-The worker writes it (distill.upload), and brings it to a new machine with `restore`. The launcher
+The worker writes the rest (distill.upload), and brings it to a new machine with `restore`. The launcher
 reads it with `EventMirror`, as often as it likes. Both see from what is here what they still lack.
 """
 

@@ -10,8 +10,9 @@
     books/ limits/00000002   the launcher's own, for another home (see tracking.shared and
     driver.json              launcher.runs.mirror)
 
-The worker writes the rest (distill.upload), and brings it to a new machine with `restore`. The launcher
-reads it with `EventMirror`, as often as it likes. Both see from what is here what they still lack.
+The worker writes the rest (distill.upload), and brings it to a new machine with `restore`. The
+launcher reads it with `EventMirror`, as often as it likes. Both see from what is here what they
+still lack.
 """
 
 import os

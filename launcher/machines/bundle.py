@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from launcher.machines.task import node_folder
+from recipes.errors import InvalidInputError
 from recipes.paths import with_paths
 from recipes.rundir import RunDir, write_model
 
@@ -21,6 +22,9 @@ def make_bundle(run: RunDir) -> Path:
     """Make the bundle of a run anew, in its folder; the path of it.
 
     Models and data are linked where the disk allows, so that they take no room twice.
+
+    Raises:
+        InvalidInputError: one of them is not on this machine, as when it was launched on another.
     """
     bundle = run.path / "bundle"
     shutil.rmtree(bundle, ignore_errors=True)
@@ -45,6 +49,11 @@ def _write_recipe(run: RunDir, inside: RunDir) -> None:
 
     def bring(field: str, path: str) -> str:
         source = Path(path)
+        if not source.exists():
+            raise InvalidInputError(
+                f"{field} of {run.path.name} is {path}, which is not on this machine. Bring it "
+                "here, or go on with the run where it is"
+            )
         target = inputs / field / source.name
         target.parent.mkdir(parents=True)
         if source.is_dir():

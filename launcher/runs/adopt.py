@@ -30,6 +30,7 @@ from recipes.stored_run import EventMirror
 from tracking.books import Books
 from tracking.home import Home
 from tracking.ledger import Ledger
+from tracking.replay import fault_in
 from tracking.shared import Driver, Said, SharedBooks
 
 LIVES_S = 180.0
@@ -156,9 +157,12 @@ class Adoption:
         """
         self._shared.catch_up()
         found = _Found.read(self._store, self._shared)
-        new = self._ledger.take_in(self._run_id, self._shared.entries)
         self._run.path.mkdir(parents=True, mode=0o700, exist_ok=True)
         with Follower(self._run):
+            for path, model in ((self._run.plan, found.plan), (self._run.recipe, found.recipe)):
+                if not path.exists():
+                    write_model(path, model)
+            new = self._ledger.take_in(self._run_id, self._shared.entries)
             self._rebuild(found)
             _bring_events(self._store, self._run, with_student=with_student)
         return new
@@ -171,12 +175,12 @@ class Adoption:
             InvalidInputError, StoreError: as `take_books`.
         """
         self._shared.catch_up()
-        self._check_possible(self._shared.books())
+        self._check_possible(_Found.read(self._store, self._shared).books)
         self.take_books(with_student=True)
         with Follower(self._run):
             self._claim()
-            self._ledger.take_in(self._run_id, self._shared.entries)
             self._rebuild(_Found.read(self._store, self._shared))
+            self._ledger.take_in(self._run_id, self._shared.entries)
             attempt = self._ledger.books(self._run_id).open_attempt
             at_home = attempt is not None and attempt.offer.get("cloud") == LOCAL
             if attempt is not None and at_home and self._is_elsewhere(attempt.number):
@@ -218,10 +222,7 @@ class Adoption:
         return author is None or not self._run.path.exists() or author.home != own_mark(self._run)
 
     def _rebuild(self, found: "_Found") -> None:
-        """The files of the run's folder that the launcher keeps."""
-        for path, model in ((self._run.plan, found.plan), (self._run.recipe, found.recipe)):
-            if not path.exists():
-                write_model(path, model)
+        """What the launcher keeps in the run's folder of what was rented."""
         if found.limits is not None:
             write_model(self._run.limits, found.limits)
         rebuild_book(self._run, found.books.attempts, self._is_elsewhere)
@@ -244,6 +245,11 @@ class _Found:
             InvalidInputError: it cannot be read by this version, or something is missing.
         """
         books = shared.books()
+        if fault := fault_in(shared.run_id, [entry for _, entry in shared.entries]):
+            raise InvalidInputError(
+                f"the books of {shared.run_id} in {store.url} are no ledger's: {fault}. Nothing "
+                "was changed here; restore them"
+            )
         what = "recipe"
         try:
             recipe = Recipe.model_validate(books.opened.recipe)

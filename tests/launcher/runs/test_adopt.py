@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shaky_store import Fate
+from shaky_store import Fate, Killed
 from two_homes import RUN, OneCloud, OneHome, one_home
 
 from launcher.errors import StoodDownError
@@ -315,6 +315,27 @@ def test_a_run_goes_back_and_forth_between_homes(
         drive(bob.again().house, RUN)
 
 
+def test_an_adoption_that_is_killed_anywhere_is_done_again(
+    ada: OneHome, bob: OneHome, cloud: OneCloud, clock: Clock, runs: Path
+) -> None:
+    left_alone(ada, clock)
+    for calls in range(1, 100):
+        steps = iter(["well"] * calls)
+        bob.store.fate = lambda operation, key, steps=steps: next(steps, "killed after")
+        try:
+            bob.adoption().take_over()
+        except Killed:
+            continue
+        break
+
+    assert calls > 5
+    bob.store.fate = lambda operation, key: "well"
+    clock.on_sleep = cloud.finish
+    drive(bob.house, RUN)
+    assert cloud.started == [1]
+    assert shared(runs).entries == bob.ledger.books(RUN).shared
+
+
 def test_the_same_home_goes_on_without_adopting(
     ada: OneHome, cloud: OneCloud, clock: Clock
 ) -> None:
@@ -416,6 +437,15 @@ def garble(key: str) -> Callable[[FolderStore], None]:
     return lambda store: bool(store.put_bytes(key, b"{}\n")) and None
 
 
+def garble_entry(old: str, new: str) -> Callable[[FolderStore], None]:
+    def change(store: FolderStore) -> None:
+        for stored in store.entries("books"):
+            text = store.get_bytes(stored.key).decode()
+            store.put_bytes(stored.key, text.replace(old, new).encode())
+
+    return change
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -425,6 +455,9 @@ def garble(key: str) -> Callable[[FolderStore], None]:
         garble("limits/00000001"),
         lose("books/00000001.jsonl"),
         garble("books/00000002.jsonl"),
+        garble_entry('"reservation":"tiny-1/1"', '"reservation":"tiny-1/7"'),
+        garble_entry('"cloud":"aws"', '"clout":"aws"'),
+        garble_entry('"student":', '"scholar":'),
     ],
 )
 def test_of_a_damaged_run_nothing_is_taken(

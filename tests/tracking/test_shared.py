@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loopback_s3 import LoopbackS3
 from shaky_store import ShakyStore
 
 from recipes.errors import InvalidInputError
 from recipes.store import FolderStore, StoreUnreachableError
+from recipes.store_s3 import S3Store
 from tracking.entries import AttemptStarted, Noted, Opened, StateChanged
 from tracking.shared import Driver, Said, SharedBooks
 
@@ -153,3 +155,17 @@ def test_whatever_a_stranger_has_written_is_read_as_lines_or_refused_with_its_pl
     except InvalidInputError as error:
         refused = str(error)
     assert lines == 3 or FIRST in refused  # noise may stand within a text
+
+
+def test_in_a_bucket_they_are_the_same(s3: LoopbackS3) -> None:
+    bucket = s3.bucket()
+    ada = SharedBooks(S3Store(bucket, "runs/a", s3.client()), "a")
+    bob = SharedBooks(S3Store(bucket, "runs", s3.client()), "a", below="a")
+    assert ada.append([Said(1.0, ADA), OPENED])
+    bob.catch_up()
+
+    assert bob.append([Said(2.0, BOB)])
+    assert not ada.append([RUNNING])
+    ada.catch_up()
+
+    assert ada.said == bob.said == [Said(1.0, ADA), OPENED, Said(2.0, BOB)]

@@ -4,6 +4,8 @@ import sys
 import time
 from pathlib import Path
 
+from recipes.privacy import keep_private
+
 STARTED = time.time()
 """When this process began [unix seconds]; the heavy imports come after it."""
 
@@ -28,4 +30,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    keep_private()
     sys.exit(main(sys.argv[1:]))

@@ -46,6 +46,7 @@ from distill.train import learning_rate
 from distill.trained import Trained
 from recipes.calibration import Calibration, StageSpeed
 from recipes.errors import StillhouseError
+from recipes.privacy import redacted
 from recipes.recipe import ApiTeacher, ModelTeacher, Recipe, Sampling, Training
 from recipes.rundir import Limits, RunDir, Stage, read_model
 
@@ -83,7 +84,7 @@ def main(recipe_json: Path, started_at: float, allow_remote_code: bool = False) 
             try:
                 calibration = calibrate(context, boot_s)
             except Exception as error:
-                traceback.print_exc()
+                print(redacted(traceback.format_exc()), file=sys.stderr)  # noqa: T201
                 raise as_worker_error(error, None, recipe) from error
     except StillhouseError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201

@@ -22,10 +22,8 @@ class WorkerError(StillhouseError):
     """The worker cannot go on, and a person can change that. Becomes a `failed` event."""
 
     def __init__(self, code: str, message: str, remedy: str) -> None:
-        self.code = code
-        self.message = message
-        self.remedy = remedy
         super().__init__(code, message, remedy)
+        self.code, self.message, self.remedy = self.args
 
     def __str__(self) -> str:
         return f"{self.message}. {self.remedy}"

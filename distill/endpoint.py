@@ -2,7 +2,7 @@
 
 Knows HTTP and JSON, and neither money nor threads' doings: a failure only says whether the request
 may have been billed, and when to try again. The key is in one header and nowhere else: no message
-of ours carries it, and what the endpoint says is searched for it first.
+of ours carries it, and it is taken out of whatever the endpoint says before anybody reads that.
 """
 
 import email.utils
@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import httpx
 
 from distill.context import WorkerError
+from recipes.privacy import SHORTEST
 from recipes.recipe import ApiTeacher
 
 LARGEST_ANSWER_BYTES = 32 * 2**20
@@ -82,7 +83,7 @@ class Endpoint:
             # The newer name of the same field; some endpoints know only the one or the other.
             self._length_field = "max_completion_tokens"
             raise TryAgain("the endpoint wants max_completion_tokens", maybe_billed=False, wait_s=0)
-        said = f"{self._teacher.base_url} answers {status}: {self._shown(body)}"
+        said = f"{self._teacher.base_url} answers {status}: {_shown(body)}"
         if status in _TRY_AGAIN or status >= 500:
             raise TryAgain(said, maybe_billed=False, wait_s=_retry_after(headers))
         raise WorkerError("teacher_api", said, _remedy(status, self._teacher))
@@ -104,7 +105,8 @@ class Endpoint:
         url = self._teacher.base_url.rstrip("/") + "/chat/completions"
         try:
             with self._client.stream("POST", url, json=request) as response:
-                return response.status_code, response.headers, self._body(response)
+                body = self._without_key(self._body(response))
+                return response.status_code, response.headers, body
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise TryAgain(self._broken(error), maybe_billed=False) from error
         except (httpx.TransportError, httpx.DecodingError) as error:
@@ -129,14 +131,23 @@ class Endpoint:
                 )
         return bytes(body)
 
-    def _broken(self, error: Exception) -> str:
-        return f"{self._teacher.base_url}: {type(error).__name__} {self._shown(str(error))}".strip()
+    def _without_key(self, said: bytes) -> bytes:
+        """Also as JSON writes it; but no word that stands in for a key where none is wanted."""
+        if len(self._key) < SHORTEST:
+            return said
+        for form in {self._key, json.dumps(self._key)[1:-1], self._key.replace("/", "\\/")}:
+            said = said.replace(form.encode(), b"[key]")
+        return said
 
-    def _shown(self, said: bytes | str) -> str:
-        """What the endpoint said, fit for a message: one short line, and never the key."""
-        text = said if isinstance(said, str) else said.decode(errors="replace")
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return line.replace(self._key, "[key]")[:300]
+    def _broken(self, error: Exception) -> str:
+        said = _shown(self._without_key(str(error).encode()))
+        return f"{self._teacher.base_url}: {type(error).__name__} {said}".strip()
+
+
+def _shown(said: bytes) -> str:
+    """What the endpoint said, fit for a message: one short line."""
+    text = said.decode(errors="replace")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:300]
 
 
 def _reply(body: bytes) -> Reply:

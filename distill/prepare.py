@@ -23,6 +23,7 @@ from pathlib import Path
 
 from recipes.errors import InterruptedRunError, InvalidInputError, RefusedError, StillhouseError
 from recipes.loading import load_recipe
+from recipes.privacy import keep_private
 from recipes.recipe import Recipe
 from recipes.rundir import (
     AnyEvent,
@@ -231,4 +232,5 @@ class _Lines:
 
 
 if __name__ == "__main__":
+    keep_private()
     sys.exit(main(sys.argv[1:]))

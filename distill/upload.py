@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.outbox import Outbox
 from distill.repeater import Repeater
+from recipes.privacy import redacted
 from recipes.rundir import CheckpointStored, Event, EventLog, Limits, RunDir, Warned
 from recipes.store import Store, StoreError, open_store
 from recipes.store_checkpoints import StoredCheckpoint
@@ -225,7 +226,8 @@ class Uploader:
             if self._troubles.pop(thread, None):
                 self._say(Warned, code="store", message="the run store takes what it is sent again")
             return
-        reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, StoreError) else f"{type(error).__name__}: "
+        reason = redacted(f"{kind}{error}")
         if self._troubles.get(thread) != reason:
             self._troubles[thread] = reason
             self._say(Warned, code="store", message=f"{reason} The work goes on meanwhile.")

@@ -25,6 +25,7 @@ from distill.team import Team, join
 from distill.trained import Trained, read_trained
 from distill.upload import CLOSING_S, Uploader, bring_back, mirrored
 from recipes.errors import InterruptedRunError, RefusedError, StillhouseError
+from recipes.privacy import redacted
 from recipes.recipe import Recipe
 from recipes.rundir import (
     Done,
@@ -166,7 +167,7 @@ def _attempt(run: RunDir, team: Team) -> int:
             worker.end("interrupted")
             return InterruptedRunError.exit_code
         except Exception as error:  # noqa: BLE001 - whatever it is, the launcher has to be told
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - worker.log
             worker.fail(error)
             return StillhouseError.exit_code
     return 0

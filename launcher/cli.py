@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from launcher.commands import books, clouds, policies, recipes, runs
+from recipes.privacy import keep_private
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 30 ms
 
@@ -53,6 +54,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the `still` command."""
+    keep_private()
     cli(prog_name="still")
 
 

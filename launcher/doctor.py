@@ -16,6 +16,7 @@ from typing import Any, Literal
 from launcher.market.catalogs import catalog_clouds, enabled_clouds, fetch_command, sky_folder
 from launcher.market.cloud_limits import NO_AUTODOWN
 from recipes.errors import InvalidInputError
+from recipes.privacy import redacted
 from tracking.home import Home
 
 State = Literal["ok", "attention", "unknown"]
@@ -64,7 +65,7 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - a doctor reports every failure and dies of none
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        line = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:200]
         return Check(name, "unknown", f"could not look: {line}", "Mend that, and look again.")
 
 

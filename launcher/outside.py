@@ -153,7 +153,8 @@ class Outside:
 
         Raises:
             RefusedError: it is to run on rented machines, and there is no run store.
-            InvalidInputError: the environment says wrongly who is to be told of it.
+            InvalidInputError: that is no run store, or the environment says wrongly who is to be
+                told of it.
         """
         run_id = new_run_id(planned.recipe.name, self.clock())
         ways_of(self.environ)  # who is to be told and cannot be should be known before it is paid
@@ -167,6 +168,7 @@ class Outside:
             )
         else:
             url = f"{url.rstrip('/')}/{run_id}"
+            open_store(url, self.environ)  # what cannot be one is not written down either
         recipe, plan = planned.recipe, planned.plan
         open_run(self.home, self.ledger, run_id, recipe, plan, git_state(), url)
         return run_id

@@ -8,6 +8,7 @@ from launcher.machines.teardown import CLEAN_LOOKS, LOOKS, SECOND_LOOK_S
 from launcher.outside import Outside
 from launcher.runs.house import STORE
 from launcher.sweep import Judged, Swept, judge
+from recipes.privacy import redacted
 from tracking.books import Books
 
 
@@ -51,7 +52,9 @@ class Sweeper:
         try:
             remove(boto3_client, one.thing)
         except Exception as error:  # noqa: BLE001 - the others are to go all the same
-            self._outside.progress.print(f"{one.thing}: {error}", markup=False, highlight=False)
+            self._outside.progress.print(
+                f"{one.thing}: {redacted(str(error))}", markup=False, highlight=False
+            )
 
     def _buckets(self, runs: Sequence[Books]) -> list[tuple[str, str]]:
         """Bucket and prefix of every run store that is known, each once."""

@@ -7,6 +7,7 @@ import click
 
 from launcher.outside import Outside
 from recipes.errors import StillhouseError
+from recipes.privacy import keep_private
 
 
 @click.command()
@@ -22,4 +23,5 @@ def main(run_id: str, trust_remote_code: bool) -> None:
 
 
 if __name__ == "__main__":
+    keep_private()
     main()

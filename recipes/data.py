@@ -51,7 +51,7 @@ class HubData(Source):
     kind: Literal["hub"] = "hub"
 
     dataset: str = Field(
-        pattern=r"^[\w.-]+/[\w.-]+$",
+        pattern=r"^\w[\w.-]*/\w[\w.-]*$",  # and no ../.. which would be a folder
         examples=["nlile/hendrycks-MATH-benchmark"],
         json_schema_extra=in_words("an id of the form owner/name"),
     )

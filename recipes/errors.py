@@ -9,18 +9,27 @@
     └── InterruptedRunError    130  a person stopped it
 
 To add one: say what happened, the figures, and what to do now; give the arguments to
-`super().__init__` (so that it survives pickling); choose the class by what the person should do
+`super().__init__` (so that it survives pickling) and take words of others back from `args`, where
+they hold no secret; choose the class by what the person should do
 next and not by where it was noticed. Everything that is not one of these keeps its traceback: it is
 a fault of ours.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from recipes.privacy import redacted
 
 
 class StillhouseError(Exception):
-    """Something a person can act on. `exit_code` is what the command exits with."""
+    """Something a person can act on. `exit_code` is what the command exits with.
+
+    Its words may be those of a cloud or a library: no secret stays in them.
+    """
 
     exit_code: ClassVar[int] = 4
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InvalidInputError(StillhouseError):
@@ -33,8 +42,8 @@ class InvalidRecipeError(InvalidInputError):
     """Every fault found in one recipe file, each as `file:line field: what would be right`."""
 
     def __init__(self, faults: tuple[str, ...]) -> None:
-        self.faults = faults
-        super().__init__(faults)
+        self.faults = tuple(redacted(fault) for fault in faults)
+        super().__init__(self.faults)
 
     def __str__(self) -> str:
         return "\n".join(self.faults)

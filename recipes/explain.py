@@ -118,7 +118,7 @@ def _in_words(error: ErrorDetails, place: Place) -> str:
         case "model_type" | "model_attributes_type":
             return f"must be a map of fields ({_keys(place.shape)}), is {shown(value)}"
         case "string_pattern_mismatch":
-            return f"{_pattern(place)}, is {shown(value)}"
+            return _pattern(place) + (f", is {shown(value)}" if _may_be_shown(place) else "")
         case "string_too_short":
             return f"must have at least {_characters(context['min_length'])}, has {len(value)}"
         case "string_too_long":
@@ -169,6 +169,11 @@ def _pattern(place: Place) -> str:
     extra = place.info.json_schema_extra if place.info else None
     assert isinstance(extra, Mapping), "a field with a pattern says it in words too"
     return str(extra["patternErrorMessage"])
+
+
+def _may_be_shown(place: Place) -> bool:
+    """Not where a wrong value is likely a key that belongs elsewhere."""
+    return place.info is None or place.info.repr
 
 
 def _characters(count: int) -> str:

@@ -108,9 +108,12 @@ class ApiTeacher(Part):
     kind: Literal["api"] = "api"
 
     base_url: str = Field(
-        pattern=r"^https?://[^\s@]+$",
+        pattern=r"^https?://[^\s@?#]+$",
         examples=["https://api.openai.com/v1"],
-        json_schema_extra=in_words("a URL that begins with http:// or https://, no user in it"),
+        json_schema_extra=in_words(
+            "a URL that begins with http:// or https://, with no user and no key in it"
+        ),
+        repr=False,  # who writes a key into it should not read it in an error
     )
     """For example `https://api.openai.com/v1`. Without a user name or key in it."""
 
@@ -119,12 +122,15 @@ class ApiTeacher(Part):
 
     api_key_env: str = Field(
         default="OPENAI_API_KEY",
-        pattern=r"^[A-Z][A-Z0-9_]{0,99}$",
+        # No other: whoever writes a recipe also says where the key is sent.
+        pattern=r"^([A-Z][A-Z0-9_]{0,99}_)?API_KEY$",
         json_schema_extra=in_words(
-            "the name of an environment variable, in capitals, and never the key itself"
+            "the name of an environment variable that ends in API_KEY, and never the key itself"
         ),
+        repr=False,
     )
-    """Environment variable that holds the key. The key itself never stands in a recipe."""
+    """Environment variable that holds the key; its name ends in `API_KEY`. The key itself never
+    stands in a recipe."""
 
     usd_per_million_input_tokens: UsdPrice | None = None
     """Price [USD per million tokens]. Left out: looked up by model name; unknown is refused."""

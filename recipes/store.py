@@ -33,9 +33,8 @@ class StoreError(StillhouseError):
     """The run store did not do what was asked of it."""
 
     def __init__(self, what: str, remedy: str) -> None:
-        self.what = what
-        self.remedy = remedy
         super().__init__(what, remedy)
+        self.what, self.remedy = self.args
 
     def __str__(self) -> str:
         return f"{self.what}. {self.remedy}"
@@ -133,18 +132,19 @@ def open_store(url: str, environ: Mapping[str, str] = os.environ) -> Store:
             "a run store's URL holds no user and no key (there is an @ in it): leave them out, "
             "boto3 finds credentials by itself"
         )
+    shown = url.partition("?")[0]  # behind it a signature may stand
     scheme, separator, rest = url.partition("://")
     if not separator:
         return FolderStore(_folder(url))
     bucket, _, prefix = rest.partition("/")
     if scheme != "s3" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", bucket):
         raise InvalidInputError(
-            f"{url} is no run store: it has to be a folder, or s3://bucket/prefix. For another "
+            f"{shown} is no run store: it has to be a folder, or s3://bucket/prefix. For another "
             "S3-compatible service keep s3:// and set AWS_ENDPOINT_URL."
         )
     prefix = prefix.strip("/")
     if prefix and not is_key(prefix):
-        raise InvalidInputError(f"{url} is no run store: its prefix has to be plain names with /")
+        raise InvalidInputError(f"{shown} is no run store: its prefix has to be plain names with /")
     from recipes.store_s3 import connect
 
     return connect(bucket, prefix, environ)

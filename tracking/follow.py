@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recipes.errors import StillhouseError
+from recipes.privacy import keep_private, redacted
 from tracking.home import Home
 from tracking.ledger import Ledger
 from tracking.locks import locked
@@ -103,10 +104,11 @@ def main(arguments: list[str]) -> int:
         with locked(folder / "tracker.lock"):
             follow(home, run_id, note)
     except Exception:  # noqa: BLE001 - nobody reads what a detached process prints
-        note(traceback.format_exc())
+        note(redacted(traceback.format_exc()))
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    keep_private()
     sys.exit(main(sys.argv[1:]))

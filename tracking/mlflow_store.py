@@ -7,13 +7,13 @@ loss, and writing it twice changes nothing. How far it came stands in tags of th
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import StillhouseError
+from recipes.privacy import redacted
 from recipes.rundir import RunDir, read_events, read_lines
 from tracking.books import MLFLOW_RUN, Books
 from tracking.entries import Noted, RunState
@@ -131,7 +131,7 @@ def reach(home: Home, tracking_uri: str | None = None) -> str:
     """
     with _mlflow(home, tracking_uri) as client, locked(home.mlflow_lock):
         client.search_experiments(max_results=1)
-        return _without_password(str(client.tracking_uri))
+        return redacted(str(client.tracking_uri))
 
 
 # ---- what is written
@@ -347,9 +347,9 @@ def _mlflow(home: Home, tracking_uri: str | None) -> Iterator[Any]:
     except StillhouseError:
         raise
     except Exception as error:  # stores throw anything: HTTP, SQL, disk. Training goes on
-        said = _without_password(f"MLflow at {uri} cannot be written: {_first_line(error)}")
         raise TrackerError(
-            f"{said}. The run itself is not touched by that; `still sync` tries again"
+            f"MLflow at {uri} cannot be written: {_first_line(error)}. The run itself is not "
+            "touched by that; `still sync` tries again"
         ) from error
     finally:
         for name in unset:
@@ -357,9 +357,5 @@ def _mlflow(home: Home, tracking_uri: str | None) -> Iterator[Any]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = redacted(str(error)).strip().splitlines()
     return shortened(lines[0], 400) if lines else type(error).__name__
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"://[^/\s@]+@", "://***@", text)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from launcher.machines.aws import GONE, Aws, ClientFactory, Leftover
 from launcher.machines.labels import EXPIRES, OWNER, RUN, read_expires
+from recipes.privacy import redacted
 
 Kind = Literal["instance", "volume", "address", "network interface", "upload"]
 
@@ -62,7 +63,7 @@ def take_inventory(
         try:
             return look()
         except Exception as error:  # noqa: BLE001 - one place that fails hides no other
-            unasked[place] = str(error)
+            unasked[place] = redacted(str(error))
             return []
 
     def in_region(region: str) -> list[Thing]:
@@ -71,7 +72,7 @@ def take_inventory(
     try:
         places = list(regions) or enabled_regions(client)
     except Exception as error:  # noqa: BLE001 - the same
-        places, unasked["the list of regions"] = [], str(error)
+        places, unasked["the list of regions"] = [], redacted(str(error))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         things = [thing for found in pool.map(in_region, places) for thing in found]
     for bucket, prefix in stores:

@@ -40,7 +40,15 @@ def make_bundle(run: RunDir) -> Path:
     _write_recipe(run, inside)
     shutil.copy2(run.limits, inside.limits)
     shutil.copy2(run.plan, inside.plan)
+    _keep_from_others(bundle)
     return bundle
+
+
+def _keep_from_others(folder: Path) -> None:
+    """Copies have the modes of what was copied. What is only linked is the person's own file."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() or path.stat().st_nlink == 1:
+            path.chmod(path.stat().st_mode & 0o700)
 
 
 def _write_recipe(run: RunDir, inside: RunDir) -> None:

@@ -117,7 +117,7 @@ class Follower:
 
     def __init__(self, run: RunDir) -> None:
         self._lock = os.open(run.path / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not _take(self._lock):
+        if not _take_patiently(self._lock):
             os.close(self._lock)
             raise RefusedError(
                 f"another process follows {run.path.name} already. See it with "
@@ -140,7 +140,8 @@ def _take(lock: int) -> bool:
 
 
 def _take_patiently(lock: int) -> bool:
-    """Take a lock that somebody may hold for a moment, only to see whether it is held."""
+    """Take a lock that somebody may hold for a moment: to see whether it is held, or a child that
+    has not become its own program yet."""
     for _ in range(20):
         if _take(lock):
             return True

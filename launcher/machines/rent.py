@@ -23,7 +23,7 @@ def rented_machines(clock: Callable[[], float], sleep: Callable[[float], None]) 
     def aws(regions: Sequence[str]) -> Aws:
         return Aws(regions)
 
-    return RentedMachines(SkyPilot(), aws, StoreMail(), _task, clock, sleep)
+    return RentedMachines(SkyPilot(), aws, StoreMail(), task_of, clock, sleep)
 
 
 def limit_at(limits: Limits) -> int:
@@ -35,7 +35,8 @@ def limit_at(limits: Limits) -> int:
     return math.floor(money_ends_at(limits) + RentedMachines.closing_s - GOING_DOWN_S)
 
 
-def _task(run: RunDir, offer: Offer, _cluster: str) -> str:
+def task_of(run: RunDir, offer: Offer, _cluster: str) -> str:
+    """The task of a run's attempt as SkyPilot reads it; makes its bundle."""
     limits = read_model(run.limits, Limits)
     at = limit_at(limits)
     marks = labels(

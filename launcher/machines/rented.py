@@ -16,6 +16,7 @@ from launcher.machines.backend import Paid, Released, Sight
 from launcher.machines.skypilot import JobState
 from launcher.machines.teardown import Teardown
 from launcher.market.offers import LOCAL, Offer
+from recipes.privacy import redacted
 from recipes.recipe import Part
 from recipes.rundir import (
     Limits,
@@ -303,7 +304,7 @@ def _log(run: RunDir) -> Path:
 
 def _note(run: RunDir, error: Exception) -> None:
     with _log(run).open("a") as log:
-        log.write(f"{error}\n")
+        log.write(f"{redacted(str(error))}\n")
 
 
 def _book(run: RunDir) -> Path:

@@ -5,14 +5,16 @@ what is still there is not used: a cluster that the cloud took stays UP in its b
 asks, and a launch that failed half way may have left machines. `machines/aws.py` asks the cloud.
 """
 
+import io
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from launcher.errors import NoCapacityError, ProvisionError
+from recipes.privacy import redacted
 
 JobState = Literal["waiting", "running", "succeeded", "failed", "unknown"]
 
@@ -49,9 +51,11 @@ class SkyPilot:
         """
         import sky
 
-        with _as_our_errors(cluster), log.open("a") as stream:
+        with _as_our_errors(cluster), redacted_into(log) as stream:
             task = sky.Task.from_yaml_str(task_yaml)
-            request = sky.launch(task, cluster_name=cluster)
+            clouds = {str(wish.cloud).lower() for wish in task.resources}
+            with credentials_kept_here(clouds):
+                request = sky.launch(task, cluster_name=cluster)
             try:
                 _within(patience_s, lambda: sky.stream_and_get(request, output_stream=stream))
             except TimeoutError:
@@ -80,13 +84,13 @@ class SkyPilot:
         import sky
 
         def fetch() -> None:
-            with into.open("a") as stream:
+            with redacted_into(into) as stream:
                 sky.tail_logs(cluster, None, follow=False, tail=OUTPUT_LINES, output_stream=stream)
 
         try:
             _within(OUTPUT_S, fetch)
         except Exception as error:  # noqa: BLE001 - it would have been good to have, no more
-            with into.open("a") as stream:
+            with redacted_into(into) as stream:
                 stream.write(f"the output of {cluster} could not be fetched: {error!r}\n")
 
     def is_up(self, cluster: str) -> bool | None:
@@ -109,11 +113,49 @@ class SkyPilot:
         """
         import sky
 
-        with log.open("a") as stream, _as_our_errors(cluster):
+        with redacted_into(log) as stream, _as_our_errors(cluster):
             try:
                 sky.stream_and_get(sky.down(cluster), output_stream=stream)
             except sky.exceptions.ClusterDoesNotExist:
                 return
+
+
+@contextmanager
+def credentials_kept_here(clouds: Collection[str]) -> Iterator[None]:
+    """Requests made meanwhile copy no key of a cloud to the machines that they rent.
+
+    By default SkyPilot copies those of every cloud to each machine. Ours have a role: SkyPilot's,
+    or the one that its settings name for the cloud that they are rented of. For some clouds it has
+    no such settings; docs/guarantee.md names what it copies all the same.
+
+    Args:
+        clouds: of which machines are rented.
+    """
+    from sky.utils.registry import CLOUD_REGISTRY
+    from sky.utils.schemas import get_config_schema
+
+    from sky import skypilot_config
+
+    config = skypilot_config.to_dict()
+    for cloud in get_config_schema()["properties"].keys() & set(map(str.lower, CLOUD_REGISTRY)):
+        setting = (cloud, "remote_identity")
+        named = config.get_nested(setting, None)
+        if cloud not in clouds or named in (None, "LOCAL_CREDENTIALS"):
+            config.set_nested(setting, "NO_UPLOAD")
+    with skypilot_config.replace_skypilot_config_in_process(config):
+        yield
+
+
+class _Redacted(io.TextIOWrapper):
+    """A log without secrets. SkyPilot writes whole lines."""
+
+    def write(self, text: str, /) -> int:
+        super().write(redacted(text))
+        return len(text)
+
+
+def redacted_into(log: Path) -> IO[str]:
+    return _Redacted(log.open("ab"), write_through=True)
 
 
 def _within(seconds: float, work: Callable[[], object]) -> None:
@@ -155,5 +197,5 @@ def _as_our_errors(cluster: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    text = _COLOURS.sub("", str(error)).strip() or type(error).__name__
+    text = _COLOURS.sub("", redacted(str(error))).strip() or type(error).__name__
     return text.splitlines()[0][:300]

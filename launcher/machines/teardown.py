@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from launcher.machines.aws import Aws, Instance, Leftover
 from launcher.machines.backend import Paid
+from recipes.privacy import redacted
 
 SECOND_LOOK_S = 5.0
 """Between two looks: "not found" may be a cloud that lags [s]."""
@@ -70,7 +71,7 @@ class Teardown:
                     self._aws.remove(leftover)
             except Exception as error:  # noqa: BLE001 - whatever it is, nothing is proved by it
                 self._note(error)
-                clean, left = 0, [f"AWS could not be asked: {error}"]
+                clean, left = 0, [f"AWS could not be asked: {redacted(str(error))}"]
             self._sleep(SECOND_LOOK_S)
         return left
 

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from launcher.market.offers import Offer
+from recipes.privacy import redacted
 
 SOURCE = "AWS"
 
@@ -176,7 +177,7 @@ def _believable(said: SpotPrices, offers: Sequence[Offer]) -> SpotPrices:
 def _warning(silent: Mapping[str, Sequence[str]]) -> str:
     """One sentence, whatever went wrong in however many regions."""
     why = "; ".join(
-        f"{', '.join(regions)}: {' '.join(reason.split())[:200]}"
+        f"{', '.join(regions)}: {' '.join(redacted(reason).split())[:200]}"
         for reason, regions in silent.items()
     )
     return f"AWS did not tell today's spot prices, so the catalog's are shown ({why})"

@@ -20,6 +20,7 @@ from launcher.plans.run_hours import FLOAT32_SLOWDOWN, RunHours
 from launcher.plans.work_of import ANSWER_SHARE, Work
 from recipes.durations import format_seconds
 from recipes.money import format_usd
+from recipes.recipe import ApiTeacher
 
 
 def assumptions(
@@ -74,9 +75,11 @@ def _training(work: Work, run: RunHours, efficiency: Efficiency) -> Iterator[str
 
 
 def _answers(work: Work) -> Iterator[str]:
-    if work.asked:
+    teacher = work.recipe.teacher
+    if isinstance(teacher, ApiTeacher):
         yield (
-            "generate: the endpoint is asked from this machine, before anything is rented; "
+            f"generate: {teacher.base_url} is sent the prompts and the key in "
+            f"{teacher.api_key_env}, from this machine, before anything is rented; "
             f"{work.asked:,} answers"
         )
     if work.generation:

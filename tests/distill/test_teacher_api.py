@@ -494,6 +494,33 @@ def test_the_key_is_in_no_message_and_in_no_file_even_if_the_endpoint_says_it(
         assert KEY.encode() not in file.read_bytes()
 
 
+def test_the_key_is_taken_out_of_answers_too_and_of_those_that_cannot_be_read(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    server.behave = lambda _r, number: (
+        (200, {}, f"{KEY}?".encode()) if number < 3 else (200, {}, completion(f"it is {KEY}"))
+    )
+    context = paid(api_recipe())
+
+    ask(context)
+
+    answers = {trace.text for trace in read_traces(context.run)}
+    assert answers == {"it is [key]"}
+    for file in context.run.path.rglob("*"):
+        assert KEY.encode() not in file.read_bytes()
+
+
+def test_a_word_in_place_of_a_key_stays_in_the_answers(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    server.behave = lambda _r, _n: (200, {}, completion("not any one"))
+    context = paid(api_recipe())
+
+    ask(context, environ={"OPENAI_API_KEY": "any"})
+
+    assert {trace.text for trace in read_traces(context.run)} == {"not any one"}
+
+
 # ---- money -----------------------------------------------------------------------------------
 
 

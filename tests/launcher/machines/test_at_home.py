@@ -4,18 +4,16 @@ The real launcher code, run store and worker; the "rented machine" is a process 
 started from the bundle, without the key and without this machine's folders.
 """
 
-import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_teacher import LoopbackTeacher, loopback_teacher
 from process_cluster import OFFER, ProcessCluster, rented
 
 from launcher.machines.at_home import HOME, TeacherAtHome
@@ -47,45 +45,14 @@ API = {
 }
 
 
-class Endpoint:
-    """Answers every question with 7, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                endpoint.asked.append(self.headers["Authorization"])
-                choice = {"message": {"content": "7"}, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 11, "completion_tokens": 5}
-                body = json.dumps({"choices": [choice], "usage": usage}).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+@pytest.fixture
+def endpoint() -> Iterator[LoopbackTeacher]:
+    with loopback_teacher() as teacher:
+        yield teacher
 
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    endpoint = Endpoint()
-    thread = threading.Thread(target=endpoint.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield endpoint
-    endpoint.server.shutdown()
-    endpoint.server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def api_recipe(recipe: Recipe, endpoint: Endpoint) -> Recipe:
+def api_recipe(recipe: Recipe, endpoint: LoopbackTeacher) -> Recipe:
     teacher = API["teacher"] | {"base_url": endpoint.url}  # type: ignore[operator]
     return Recipe.model_validate({**recipe.model_dump(), **API, "teacher": teacher})
 
@@ -110,7 +77,7 @@ def real(house: House, api_recipe: Recipe, plan: Plan, tmp_path: Path) -> Iterat
 
 @pytest.mark.slow
 def test_answers_are_bought_at_home_and_learnt_from_on_the_rented_machine(
-    real: House, endpoint: Endpoint, tmp_path: Path
+    real: House, endpoint: LoopbackTeacher, tmp_path: Path
 ) -> None:
     drive(real, "asks-1")
 
@@ -174,7 +141,7 @@ def test_only_an_attempt_that_asks_the_teacher_runs_here(
 
 @pytest.mark.slow
 def test_giving_everything_back_ends_a_worker_that_is_asking_and_leaves_no_money_set_aside(
-    real: House, endpoint: Endpoint
+    real: House, endpoint: LoopbackTeacher
 ) -> None:
     def only_look_once(seconds: float) -> None:
         raise KeyboardInterrupt

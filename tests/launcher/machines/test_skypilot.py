@@ -1,0 +1,86 @@
+"""What SkyPilot is told besides the task, and what of its words is kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.machines.skypilot import redacted_into
+
+ROOT = Path(__file__).parents[3]
+
+# As in SkyPilot: settings are sent with a request by the client, and put over the server's there.
+PROGRAM = """
+import json, sys
+from launcher.machines.skypilot import credentials_kept_here
+from sky import skypilot_config
+from sky.server.requests import payloads
+from sky.utils import annotations
+
+annotations.is_on_api_server = False
+with credentials_kept_here([sys.argv[1]]):
+    sent = payloads.RequestBody()
+after = payloads.RequestBody()
+annotations.is_on_api_server = True
+with skypilot_config.override_skypilot_config(sent.override_skypilot_config):
+    settings = skypilot_config.to_dict()
+print(json.dumps([settings, after.override_skypilot_config]))
+"""
+
+
+def settings_of_a_launch(home: Path, cloud: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What SkyPilot's server goes by in a launch, and what is sent with the next request."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, cloud],
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    during, after = json.loads(done.stdout.splitlines()[-1])
+    return during, after
+
+
+@pytest.mark.slow
+def test_no_key_of_a_cloud_is_copied_to_a_machine_where_skypilot_has_a_setting_for_it(
+    tmp_path: Path,
+) -> None:
+    during, after = settings_of_a_launch(tmp_path, "aws")
+
+    assert {"aws", "gcp", "azure", "kubernetes", "oci", "nebius"} <= set(during)
+    assert {cloud["remote_identity"] for cloud in during.values()} == {"NO_UPLOAD"}
+    assert after == {}
+
+
+@pytest.mark.slow
+def test_a_role_that_a_persons_settings_name_stays_where_machines_are_rented_with_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".sky").mkdir()
+    (tmp_path / ".sky/config.yaml").write_text(
+        "aws: {remote_identity: my-role, vpc_names: mine}\ngcp: {remote_identity: SERVICE_ACCOUNT}"
+    )
+
+    during, after = settings_of_a_launch(tmp_path, "aws")
+
+    assert during["aws"]["remote_identity"] == "my-role"
+    assert during["gcp"]["remote_identity"] == "NO_UPLOAD"
+    assert after["gcp"]["remote_identity"] == "SERVICE_ACCOUNT"
+
+
+def test_what_skypilot_says_is_kept_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "mark3d/aws+secret4711")
+    log = tmp_path / "provision.log"
+    log.write_text("before\n")
+
+    with redacted_into(log) as stream:
+        print("⚙︎ Launching on AWS with mark3d/aws+secret4711", "ok", file=stream, flush=True)
+        seen_at_once = log.read_text()
+
+    assert seen_at_once == "before\n⚙︎ Launching on AWS with [AWS_SECRET_ACCESS_KEY] ok\n"

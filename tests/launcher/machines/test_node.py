@@ -144,6 +144,37 @@ def test_a_script_is_clean(script: Path) -> None:
     assert checked.returncode == 0
 
 
+HOSTILE = (
+    "$(touch pwned)",
+    "`touch pwned`",
+    "'; touch pwned; '",
+    '"; touch pwned; "',
+    "1\ntouch pwned",
+)
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "a[$(touch pwned)]", "-e pwned", "../../pwned *"])
+def test_the_scripts_take_a_value_for_a_value_whatever_it_says(node: Node, text: str) -> None:
+    node.worker("exit 0")
+    said = dict.fromkeys(
+        (
+            *("STILLHOUSE_CLOUD", "STILLHOUSE_LIMIT_MINUTES", "STILLHOUSE_LIMIT_AT"),
+            *("STILLHOUSE_LINGER_MINUTES", "STILLHOUSE_RUN_DIR", "STILLHOUSE_NOTICE_EVERY_S"),
+            *("SKYPILOT_NODE_IPS", "SKYPILOT_NUM_GPUS_PER_NODE", "SKYPILOT_NODE_RANK"),
+        ),
+        text,
+    )
+
+    node.run("setup.sh", **said)
+    node.run("setup.sh", **said | {"STILLHOUSE_LIMIT_MINUTES": "60"})
+    node.run("run.sh", **said)
+    for how in ("set", "lower", "by", text):
+        node.run("limit.sh", how, text)
+    node.run("spot_notice.sh", text, **said)
+
+    assert [path for path in node.home.parent.rglob("*") if "pwned" in path.name] == []
+
+
 def test_versions_of_what_is_installed_on_a_machine_are_pinned() -> None:
     def names(path: Path) -> set[str]:
         lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())

@@ -10,7 +10,7 @@ does not exist. A tree that is stored anew lies beside the old one until its man
 import hashlib
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -25,6 +25,11 @@ SMALL_BYTES = 2**20
 """Files up to this are compared by their content, and larger ones by their size [bytes]."""
 
 
+LONGEST_NAME = 200
+"""Of a file or folder; file systems take 255, and a file has more in its name until it is whole
+[bytes]."""
+
+
 class DamagedError(StoreError):
     """What is stored is not what its manifest says."""
 
@@ -32,7 +37,18 @@ class DamagedError(StoreError):
 def _plain(path: str) -> str:
     if not is_key(path):
         raise ValueError("leads out of its folder")
+    if any(len(name.encode()) > LONGEST_NAME for name in path.split("/")):
+        raise ValueError("is longer than the name of a file may be")
     return path
+
+
+def _apart(files: "tuple[StoredFile, ...]") -> "tuple[StoredFile, ...]":
+    """No two of one name, and none that would be the folder of another."""
+    paths = {file.path for file in files}
+    above = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
+    if len(paths) < len(files) or paths & above:
+        raise ValueError("has two files in one place")
+    return files
 
 
 class StoredFile(Part):
@@ -46,7 +62,7 @@ class Tree(Part):
     """A manifest."""
 
     version: Literal[1] = 1
-    files: tuple[StoredFile, ...]
+    files: Annotated[tuple[StoredFile, ...], AfterValidator(_apart)]
 
     @property
     def size_bytes(self) -> int:

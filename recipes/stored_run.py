@@ -16,6 +16,7 @@ still lack.
 """
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from recipes.store_lines import LineReader, agrees
 from recipes.store_trees import get_tree, is_like, read_tree, whole_tree
 
 ATTEMPTS = "attempts"
+
+_ATTEMPT = re.compile(rf"{ATTEMPTS}/(\d{{8}})", re.ASCII)
 
 
 class EventMirror:
@@ -146,7 +149,8 @@ def claim(store: Store, attempt: int) -> None:
 def claimed_by(store: Store, after: int) -> int | None:
     """The last attempt that claimed the store, if it is one after attempt `after`."""
     later = store.entries(ATTEMPTS, _attempt_key(after))
-    return int(later[-1].key.removeprefix(f"{ATTEMPTS}/")) if later else None
+    numbers = [int(match[1]) for entry in later if (match := _ATTEMPT.fullmatch(entry.key))]
+    return max(numbers, default=None)
 
 
 def _attempt_key(attempt: int) -> str:

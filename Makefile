@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env quickstart check test test-here test-fast simulate bench golden test-cloud cloudlab-up cloudlab-down clean
+.PHONY: help env quickstart check test test-here test-fast simulate fuzz bench golden test-cloud cloudlab-up cloudlab-down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,13 @@ test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; need
 
 simulate: env ## worlds by the million against the guarantee; SEED=N tells the story of one
 	$(BIN)/python tests/simulation/simulate.py $(if $(SEED),--seed $(SEED),--worlds $(or $(WORLDS),1000000))
+
+fuzz: env ## what strangers may have written against its readers, SECONDS=60 each
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]' \
+		--config-settings editable_mode=compat
+	@for target in recipe events store; do \
+		$(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(or $(SECONDS),60) || exit 1; done
 
 bench: env ## the measurements behind the claims in docs and README
 	$(BIN)/python benchmarks/startup.py

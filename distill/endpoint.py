@@ -7,6 +7,7 @@ of ours carries it, and it is taken out of whatever the endpoint says before any
 
 import email.utils
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ SILENCE_S = 600.0
 """Longest wait for the next byte: a reasoning model may think for minutes before the first."""
 
 WHOLE_ANSWER_S = 1800.0
+
+LONGEST_RETRY_S = 3600.0
+"""However long an endpoint asks to wait, it is asked again after so long."""
 
 _TRY_AGAIN = (408, 409, 425, 429)
 """Beside 5xx: the endpoint is busy, and has not answered."""
@@ -186,16 +190,16 @@ def _count(value: object) -> int | None:
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that the endpoint asks to wait, from a number or a date."""
+    """Seconds that the endpoint asks to wait, from a number or a date; an hour at most."""
     value = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(value))
+        wait_s = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return None if math.isnan(wait_s) else min(max(0.0, wait_s), LONGEST_RETRY_S)
 
 
 def _remedy(status: int, teacher: ApiTeacher) -> str:

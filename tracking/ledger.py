@@ -229,12 +229,14 @@ class Ledger:
         rows = self._rows("WHERE run_id = ?", run_id)
         if not rows:
             raise self._unknown(run_id)
-        return fold(rows)
+        return self._fold(rows)
 
     def runs(self) -> list[Books]:
         """The books of all runs, newest first."""
         by_run = sorted(self._rows(""), key=lambda recorded: recorded.run_id)
-        books = [fold(rows) for _, rows in groupby(by_run, key=lambda recorded: recorded.run_id)]
+        books = [
+            self._fold(rows) for _, rows in groupby(by_run, key=lambda recorded: recorded.run_id)
+        ]
         return sorted(books, key=lambda one: one.entries[0].seq, reverse=True)
 
     def run_ids(self) -> list[str]:
@@ -275,7 +277,7 @@ class Ledger:
         rows = self._rows("WHERE run_id = ?", run_id)
         if not any(recorded.entry.once == f"reserved/{reservation}" for recorded in rows):
             raise InvalidInputError(f"{self.path} knows no reservation {reservation!r}")
-        return fold(rows)
+        return self._fold(rows)
 
     def _rows(self, where: str, *values: str) -> list[Recorded]:
         with self._lock, self._explained():
@@ -284,6 +286,14 @@ class Ledger:
                 values,
             ).fetchall()
         return [self._read(*row) for row in rows]
+
+    def _fold(self, rows: Iterable[Recorded]) -> Books:
+        try:
+            return fold(rows)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"{self.path} is damaged: {error}. Nothing was changed in it; put a copy back"
+            ) from error
 
     def _read(self, seq: int, run_id: str, at: float, kind: str, data: str) -> Recorded:
         try:

@@ -11,13 +11,14 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.context import Context, StageStopped, Stop, WorkerError
 from distill.data import load_rows
-from distill.endpoint import Endpoint, Reply, TryAgain, _reply
+from distill.endpoint import LONGEST_RETRY_S, Endpoint, Reply, TryAgain, _reply, _retry_after
 from distill.generate import generate, read_traces
 from distill.teacher_api import Patience, api_key, ask_endpoint, worst_input_tokens
 from distill.traces import TraceLog, jobs
@@ -375,6 +376,16 @@ def test_the_time_that_the_endpoint_names_is_waited(
     clock = ask(paid(api_recipe(rows=1)))
 
     assert shortest <= clock.now() <= longest
+
+
+@given(
+    st.text(max_size=30) | st.sampled_from(["nan", "inf", "-1", "1e999", "Mon, 99 X 9" + "9" * 20])
+)
+@settings(max_examples=200)
+def test_whatever_time_an_endpoint_names_is_a_time_or_none(named: str) -> None:
+    wait_s = _retry_after(httpx.Headers({"Retry-After": named.encode(errors="replace")}))
+
+    assert wait_s is None or 0 <= wait_s <= LONGEST_RETRY_S
 
 
 def test_an_endpoint_that_stays_broken_ends_the_stage_and_keeps_what_is_answered(

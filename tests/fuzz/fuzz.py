@@ -1,8 +1,8 @@
 """Give a target what atheris thinks of: `python tests/fuzz/fuzz.py TARGET [options of libFuzzer]`.
 
 It begins with `corpus/TARGET/` and the recipes that are shipped, and keeps what is new to it in a
-folder of its own. What breaks the target is left in a file `crash-…`: put that into the corpus when
-the fault is mended, and every `make test` tries it again.
+folder of its own. What breaks the target is left beside this file as `found-…`: put that into the
+corpus when the fault is mended, and every `make test` tries it again.
 """
 
 import re
@@ -16,7 +16,12 @@ import atheris
 HERE = Path(__file__).parent
 SHIPPED = sorted((HERE.parents[1] / "recipes").glob("*.yaml"))
 LONGEST_BYTES = 8192
-OPTIONS = (f"-max_len={LONGEST_BYTES}", "-timeout=10", "-rss_limit_mb=2048")
+OPTIONS = (
+    f"-max_len={LONGEST_BYTES}",
+    "-timeout=10",
+    "-rss_limit_mb=2048",
+    f"-artifact_prefix={HERE}/found-",
+)
 
 WORD = re.compile(rb"[A-Za-z_]{3,30}")
 

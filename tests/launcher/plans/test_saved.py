@@ -2,13 +2,15 @@
 
 import json
 import pickle
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from h100_offers import NOW, offer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recipes
@@ -86,6 +88,21 @@ def test_a_plan_of_another_form_names_the_field(tmp_path: Path) -> None:
 
     with pytest.raises(InvalidInputError, match=r"plan\.offer\.usd_per_hour"):
         read_saved(path)
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_a_plan_with_a_piece_replaced_is_the_same_plan_or_refused(data: st.DataObject) -> None:
+    content = saved(PLAN).model_dump_json().encode()
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, min(len(content), start + 20)))
+    piece = data.draw(st.binary(max_size=8) | st.sampled_from([b"-1", b"1e999", b"null", b"[]"]))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s1.json"
+        path.write_bytes(content[:start] + piece + content[end:])
+        with suppress(InvalidInputError):
+            assert read_saved(path).plan.hash == PLAN.hash
 
 
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:

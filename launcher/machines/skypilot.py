@@ -25,6 +25,9 @@ _IN_FLUX: dict[str, JobState] = {
     "RUNNING": "running",
 }
 
+WITH_ROLES = frozenset({"aws", "azure", "gcp", "kubernetes"})
+"""Clouds whose machines SkyPilot gives a role, with which its autostop ends them."""
+
 OUTPUT_LINES = 200
 OUTPUT_S = 20.0
 """How long the output of a job that has failed is worth waiting for [s]."""
@@ -125,8 +128,9 @@ def credentials_kept_here(clouds: Collection[str]) -> Iterator[None]:
     """Requests made meanwhile copy no key of a cloud to the machines that they rent.
 
     By default SkyPilot copies those of every cloud to each machine. Ours have a role: SkyPilot's,
-    or the one that its settings name for the cloud that they are rented of. For some clouds it has
-    no such settings; docs/guarantee.md names what it copies all the same.
+    or the one that its settings name for the cloud that they are rented of; without roles, a
+    machine keeps the key of its own cloud, to end itself. For some clouds SkyPilot has no such
+    settings: docs/guarantee.md names what it copies all the same.
 
     Args:
         clouds: of which machines are rented.
@@ -140,7 +144,8 @@ def credentials_kept_here(clouds: Collection[str]) -> Iterator[None]:
     for cloud in get_config_schema()["properties"].keys() & set(map(str.lower, CLOUD_REGISTRY)):
         setting = (cloud, "remote_identity")
         named = config.get_nested(setting, None)
-        if cloud not in clouds or named in (None, "LOCAL_CREDENTIALS"):
+        has_role = cloud in WITH_ROLES and named in (None, "LOCAL_CREDENTIALS")
+        if cloud not in clouds or has_role:
             config.set_nested(setting, "NO_UPLOAD")
     with skypilot_config.replace_skypilot_config_in_process(config):
         yield

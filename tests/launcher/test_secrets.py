@@ -51,7 +51,7 @@ teacher:
   sampling: {{max_new_tokens: 8}}
 student:
   kind: new
-  characters: "0123456789+=ekys[]"
+  characters: "abcdefghijklmnopqrstuvwxyz0123456789+=-/[]"
   layers: 1
   hidden_size: 16
   heads: 2

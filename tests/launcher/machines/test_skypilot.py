@@ -72,6 +72,16 @@ def test_a_role_that_a_persons_settings_name_stays_where_machines_are_rented_wit
     assert after["gcp"]["remote_identity"] == "SERVICE_ACCOUNT"
 
 
+@pytest.mark.slow
+def test_a_machine_that_can_have_no_role_keeps_the_key_of_its_own_cloud_to_end_itself(
+    tmp_path: Path,
+) -> None:
+    during, _ = settings_of_a_launch(tmp_path, "nebius")
+
+    assert "nebius" not in during
+    assert during["aws"]["remote_identity"] == "NO_UPLOAD"
+
+
 def test_what_skypilot_says_is_kept_without_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

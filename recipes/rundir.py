@@ -19,6 +19,7 @@ The same folder lies on a laptop and on a rented node. Files are written aside, 
 import os
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Annotated, Literal, TypeVar
 
@@ -331,23 +332,28 @@ class Trace(Part):
 # ---- the folder ------------------------------------------------------------------------------
 
 
+def _inside(name: str) -> "cached_property[Path]":
+    return cached_property(lambda run: run.path / name)
+
+
 class RunDir:
     """Paths of one run's folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe = path / "recipe.json"
-        self.plan = path / "plan.json"
-        self.limits = path / "limits.json"
-        self.events = path / "events.jsonl"
-        self.traces = path / "traces.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.student = path / "student"
-        self.answers = path / "answers"
-        self.scores = path / "scores.json"
-        self.done = path / "done.json"
-        self.lock = path / "worker.lock"
-        self.log = path / "worker.log"
+
+    recipe = _inside("recipe.json")
+    plan = _inside("plan.json")
+    limits = _inside("limits.json")
+    events = _inside("events.jsonl")
+    traces = _inside("traces.jsonl")
+    checkpoints = _inside("checkpoints")
+    student = _inside("student")
+    answers = _inside("answers")
+    scores = _inside("scores.json")
+    done = _inside("done.json")
+    lock = _inside("worker.lock")
+    log = _inside("worker.log")
 
     def read_recipe(self) -> Recipe:
         """The recipe. Paths in it that begin with `./` start at this folder."""

@@ -212,6 +212,10 @@ class Books:
         """What a reservation came to; 0 while it is open."""
         return sum(e.micro_usd for _, e in self._all(Settled) if e.reservation == reservation)
 
+    def has_reserved(self, reservation: str) -> bool:
+        """Whether there ever was such a reservation, open or not."""
+        return reservation in self._reserved_in_all
+
     @property
     def reservation_count(self) -> int:
         """Reservations ever made, open or not."""

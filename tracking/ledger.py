@@ -85,6 +85,7 @@ class Ledger:
         self.path = path
         self._clock = clock
         self._lock = threading.RLock()
+        self._known: dict[str, Books] = {}
         with self._explained():
             self._db = open_database(path, patience_s)
 
@@ -124,7 +125,7 @@ class Ledger:
         """
         _check_no_money(entries)
         with self._writing():
-            if run_id not in self.run_ids():
+            if run_id not in self._known and run_id not in self.run_ids():
                 raise self._unknown(run_id)
             for entry in entries:
                 self._insert(run_id, entry)
@@ -226,10 +227,10 @@ class Ledger:
         Raises:
             InvalidInputError: there is no such run.
         """
-        rows = self._rows("WHERE run_id = ?", run_id)
-        if not rows:
+        books = self._find_books(run_id)
+        if books is None:
             raise self._unknown(run_id)
-        return self._fold(rows)
+        return books
 
     def runs(self) -> list[Books]:
         """The books of all runs, newest first."""
@@ -274,12 +275,23 @@ class Ledger:
 
     def _books_of(self, reservation: str) -> Books:
         run_id, _, _ = reservation.rpartition("/")
-        rows = self._rows("WHERE run_id = ?", run_id)
-        if not any(recorded.entry.once == f"reserved/{reservation}" for recorded in rows):
+        books = self._find_books(run_id)
+        if books is None or not books.has_reserved(reservation):
             raise InvalidInputError(f"{self.path} knows no reservation {reservation!r}")
-        return self._fold(rows)
+        return books
 
-    def _rows(self, where: str, *values: str) -> list[Recorded]:
+    def _find_books(self, run_id: str) -> Books | None:
+        """The books of a run. Only what is new is read: what stands there never changes."""
+        with self._lock:
+            books = self._known.get(run_id)
+            seen = books.last_seq if books else 0
+            if new := self._rows("WHERE run_id = ? AND seq > ?", run_id, seen):
+                books = self._fold((*books.entries, *new) if books else new)
+                if not self._db.in_transaction:  # which may yet be rolled back
+                    self._known[run_id] = books
+            return books
+
+    def _rows(self, where: str, *values: str | int) -> list[Recorded]:
         with self._lock, self._explained():
             rows = self._db.execute(
                 f"SELECT {_COLUMNS} FROM entries {where} ORDER BY seq",  # noqa: S608 - our words

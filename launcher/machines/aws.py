@@ -176,7 +176,7 @@ def ended_at(reason: str) -> float | None:
     found = re.search(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)", reason)
     if not found:
         return None
-    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+    return datetime.fromisoformat(found[1]).replace(tzinfo=UTC).timestamp()
 
 
 def _tagged(run_id: str) -> list[dict[str, Any]]:

@@ -33,9 +33,10 @@ class StoreMail:
             LineSender(store, path.stem, path).send()
 
     def fetch(self, run: RunDir) -> None:
-        mirror = self._mirrors.setdefault(run, EventMirror(self._store(run), run))
+        if run not in self._mirrors:
+            self._mirrors[run] = EventMirror(self._store(run), run)
         try:
-            mirror.fetch()
+            self._mirrors[run].fetch()
         except StoreError as error:
             with (run.path / "store.log").open("a") as log:
                 log.write(f"{error}\n")

@@ -24,6 +24,7 @@ from recipes.rundir import (
     WorkerEnded,
     attempt_events,
     open_for_appending,
+    read_events,
     read_lines,
     read_model,
     write_atomically,
@@ -102,6 +103,22 @@ class Rented(Part):
     """Another home asked for it, so that SkyPilot here knows nothing of it."""
 
 
+class _LastWords:
+    """The last word of each attempt's worker. Each line of the events is read once."""
+
+    def __init__(self, events: Path) -> None:
+        self._events = events
+        self._read = 0
+        self._words: dict[int, WorkerEnded] = {}
+
+    def of(self, attempt: int) -> WorkerEnded | None:
+        for event, end in read_events(self._events, self._read):
+            self._read = end
+            if isinstance(event, WorkerEnded):
+                self._words[event.attempt] = event
+        return self._words.get(attempt)
+
+
 class RentedMachines:
     """A `Backend` whose machines cost money and can be taken away.
 
@@ -137,6 +154,7 @@ class RentedMachines:
         self._asked_sky = clock()
         self._asking_sky = False
         self._sky_says: dict[str, Sight] = {}
+        self._last_words: dict[Path, _LastWords] = {}
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
@@ -157,7 +175,7 @@ class RentedMachines:
         self._mail.fetch(run)
         rented = _newest(run)
         now = self._clock()
-        if rented is None or _has_ended(run, rented.attempt, now):
+        if rented is None or self._has_ended(run, rented.attempt, now):
             return "ended"
         if now - self._asked_cloud >= ASK_CLOUD_EVERY_S:
             self._asked_cloud = now
@@ -230,6 +248,14 @@ class RentedMachines:
         return rented.elsewhere and self._clock() - asked_at < LAUNCH_S
 
     # ---- asking and ending
+
+    def _has_ended(self, run: RunDir, attempt: int, now: float) -> bool:
+        """Whether the worker has said its last word, and its results have come."""
+        words = self._last_words.setdefault(run.events, _LastWords(run.events)).of(attempt)
+        if words is None:
+            return False
+        comes_yet = words.status in ("done", "stopped") and not run.done.exists()
+        return not comes_yet or now - words.t > RESULTS_S
 
     def _ask_skypilot_for(self, rented: Rented) -> None:
         try:
@@ -348,12 +374,3 @@ def _all(run: RunDir) -> list[Rented]:
 def _newest(run: RunDir) -> Rented | None:
     history = _all(run)
     return history[-1] if history else None
-
-
-def _has_ended(run: RunDir, attempt: int, now: float) -> bool:
-    """Whether the worker has said its last word, and its results have come."""
-    words = [event for event in attempt_events(run, attempt) if isinstance(event, WorkerEnded)]
-    if not words:
-        return False
-    comes_yet = words[-1].status in ("done", "stopped") and not run.done.exists()
-    return not comes_yet or now - words[-1].t > RESULTS_S

@@ -112,7 +112,7 @@ class Watched:
     def projection(self, now: float) -> Projection | None:
         """What the whole run will have cost and taken, by the speed that was measured; `None` where
         that is not known yet."""
-        if self.plan is None:
+        if self.plan is None or self.pace.seconds_per_unit is None:
             return None
         spent = Spent(
             from_micro_usd(self.spent_micro_usd),
@@ -121,8 +121,7 @@ class Watched:
             self.started_at,
             now,
         )
-        projection = project(self.plan, self.pace, spent)
-        return projection if projection.measured else None
+        return project(self.plan, self.pace, spent)
 
     def warning(self, now: float) -> str | None:
         """What a person should know in time: that the run will likely pass a limit."""

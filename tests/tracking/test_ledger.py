@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -306,6 +307,35 @@ def test_books_begin_with_an_opening_and_are_of_one_run() -> None:
 
 
 # ---- finding a run
+
+
+def test_books_that_were_read_before_show_what_another_process_has_written_since(
+    ledger: Ledger,
+) -> None:
+    ledger.open_run("r-1", opened())
+    before = ledger.books("r-1")
+
+    with Ledger(ledger.path) as other:
+        reservation = other.reserve("r-1", "train", 700)
+        assert ledger.books("r-1").reserved_micro_usd == 700
+        other.settle(reservation, {"train": 600})
+
+    assert ledger.books("r-1").spent_micro_usd == 600
+    assert ledger.books("r-1") is ledger.books("r-1")
+    assert before.spent_micro_usd == before.reserved_micro_usd == 0
+
+
+def test_books_that_were_read_amid_a_write_that_failed_are_forgotten(ledger: Ledger) -> None:
+    ledger.open_run("r-1", opened())
+
+    with suppress(InterruptedError), ledger._writing():
+        ledger._insert("r-1", BudgetRaised(micro_usd=DOLLAR))
+        assert ledger.books("r-1").budget_micro_usd == 2 * DOLLAR
+        raise InterruptedError
+
+    assert ledger.books("r-1").budget_micro_usd == DOLLAR
+    ledger.append("r-1", StateChanged(state="running"))
+    assert ledger.books("r-1").state == "running"
 
 
 def test_runs_come_newest_first(ledger: Ledger) -> None:

@@ -48,7 +48,7 @@ test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; need
 	$(BIN)/python -m pytest -m cloudlab
 
 simulate: env ## worlds by the million against the guarantee; SEED=N tells the story of one
-	$(BIN)/python tests/simulation/simulate.py $(if $(SEED),--seed $(SEED),--worlds $(or $(WORLDS),1000000))
+	$(BIN)/python tests/simulation/simulate.py $(if $(SEED),--seed $(SEED),--worlds $(or $(WORLDS),1000000) --first $(or $(FIRST),0))
 
 fuzz: env ## what strangers may have written against its readers, SECONDS=60 each
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \

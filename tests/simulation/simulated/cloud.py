@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -268,20 +269,27 @@ class AwsOneByOne(Aws):
 
 
 def _described(machine: Machine) -> dict[str, Any]:
-    reason = ""
-    if machine.ended_at is not None and machine.tells_its_end:
-        ended = datetime.fromtimestamp(machine.ended_at, UTC)
-        reason = f"User initiated ({ended:%Y-%m-%d %H:%M:%S} GMT)"
+    ended_at = machine.ended_at if machine.tells_its_end else None
     return {
         "InstanceId": machine.id,
         "State": {"Name": machine.state},
-        "LaunchTime": datetime.fromtimestamp(machine.launched_at, UTC),
-        "StateTransitionReason": reason,
+        "LaunchTime": _moment(machine.launched_at),
+        "StateTransitionReason": "" if ended_at is None else _reason(ended_at),
         "Tags": [
             {"Key": "stillhouse-run", "Value": machine.run},
             {"Key": "stillhouse-attempt", "Value": str(machine.attempt)},
         ],
     }
+
+
+@cache
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+@cache
+def _reason(ended_at: int) -> str:
+    return f"User initiated ({_moment(ended_at):%Y-%m-%d %H:%M:%S} GMT)"
 
 
 def _error(code: str) -> ClientError:

@@ -91,7 +91,8 @@ class Invariants:
             self.rows.append((seq, kind, data))
             entry = json.loads(data)
             self.account.add(kind, entry)
-            self._world.tell(f"ledger: {kind} {_short(entry)}")
+            if self._world.tells:
+                self._world.tell(f"ledger: {kind} {_short(entry)}")
             if kind == "attempt_started":
                 self._begun_at[entry["attempt"]] = self._world.now
                 self._reserved_for[entry["attempt"]] = self.account.reserved.get(

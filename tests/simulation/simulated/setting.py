@@ -1,15 +1,18 @@
 """What a world begins with: a recipe and its plan, an empty ledger, and nobody who looks."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
 from recipes.recipe import Recipe
 from simulated.world import World
+from tracking import ledger as ledger_module
 from tracking.ledger import Ledger
 
 Rows = list[tuple[int, str, str]]
@@ -38,9 +41,6 @@ def ledger_of(
     class Watchful(kind):  # type: ignore[valid-type, misc]
         _last = 0
 
-        # What stands there never changes, so it need not be read twice.
-        _read = cache(kind._read)
-
         @contextmanager
         def _writing(self) -> Iterator[None]:
             world.boundary("before it writes to the ledger")
@@ -53,9 +53,12 @@ def ledger_of(
             world.boundary("after it wrote to the ledger")
 
     path = folder / "ledger.db"
-    path.write_bytes(_empty_ledger(folder))
-    with Watchful(path, world.clock()) as ledger:
-        ledger._db.execute("PRAGMA synchronous = OFF")
+    if not _EMPTY:
+        _EMPTY.append(_empty_ledger(path))
+    with (
+        patch.object(ledger_module, "open_database", _in_memory),
+        Watchful(path, world.clock()) as ledger,
+    ):
         yield ledger
 
 
@@ -68,12 +71,17 @@ def rows_of(ledger: Ledger, after: int = 0) -> Rows:
 _EMPTY: list[bytes] = []
 
 
-def _empty_ledger(folder: Path) -> bytes:
-    if not _EMPTY:
-        path = folder / "empty.db"
-        Ledger(path).close()
-        _EMPTY.append(path.read_bytes())
-    return _EMPTY[0]
+def _empty_ledger(path: Path) -> bytes:
+    """A ledger as it is made on a disk, to be copied into memory."""
+    with Ledger(path) as ledger:
+        ledger._db.execute("PRAGMA journal_mode = DELETE")
+        return ledger._db.serialize()
+
+
+def _in_memory(path: Path, patience_s: float) -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db.deserialize(_EMPTY[0])
+    return db
 
 
 # ---- what is to be done -----------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Outages:
             self._spans.append((begin, begin + chance.uniform(10, longest_s)))
 
     def now(self, now: float) -> bool:
-        return any(begin <= now < end for begin, end in self._spans)
+        return bool(self._spans) and any(begin <= now < end for begin, end in self._spans)
 
     def end(self) -> None:
         self._spans = []
@@ -78,7 +78,7 @@ class World:
     Args:
         seed: decides everything.
         folder: where it lives, which is of no account: its name is left out of the story.
-        tell_story: whether `story` is written.
+        tell_story: whether `story` is written, which takes a while.
     """
 
     def __init__(self, seed: int, folder: Path, *, tell_story: bool = False) -> None:
@@ -86,7 +86,7 @@ class World:
         self.chance = random.Random(seed)
         self.now = BEGINNING
         self.story: list[str] = []
-        self._tells = tell_story
+        self.tells = tell_story
         self._folder = str(folder)
         share = self.chance.choice((0.1, 0.3, 0.3, 0.5))
         self.troubles = {name for name in TROUBLES if self.chance.random() < share}
@@ -185,7 +185,7 @@ class World:
     # ---- what happened
 
     def tell(self, what: str) -> None:
-        if self._tells:
+        if self.tells:
             moment = datetime.fromtimestamp(self.now, UTC)
             told = what.replace(self._folder, "~")
             self.story.append(f"{moment:%j %H:%M:%S}.{moment.microsecond // 100_000} {told}")

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from typing import Self
 
+from simulated.economy import economy
 from simulated.invariants import BrokenInvariantError
 from simulated.life import REAL, Life, Parts, live
 
@@ -25,13 +27,20 @@ class Result:
     overshoot: Decimal = Decimal(0)
     """The highest, as a share of the budget."""
 
+    def __iadd__(self, other: Self) -> Self:
+        self.worlds += other.worlds
+        self.broken |= other.broken
+        self.overshoot = max(self.overshoot, other.overshoot)
+        return self
+
 
 @contextmanager
 def folder_in_memory() -> Iterator[Path]:
     """A folder for worlds, which is removed."""
     folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        yield folder
+        with economy():
+            yield folder
     finally:
         shutil.rmtree(folder)
 

@@ -50,9 +50,17 @@ class Stop:
         signal.signal(signal.SIGTERM, self._interrupt)
         signal.signal(signal.SIGINT, self._interrupt)
 
-    def ask(self) -> None:
-        """Ask for saving and ending, as a signal would."""
-        self.interrupted = True
+    def ask(self, by: float | None = None) -> None:
+        """Ask for saving and ending, as a signal would.
+
+        Args:
+            by: when everything has to be saved, since the money ends earlier than it was thought
+                [unix seconds]; a later moment than known changes nothing. `None`: now.
+        """
+        if by is None:
+            self.interrupted = True
+        elif self._stop_at is None or by < self._stop_at[0]:
+            self._stop_at = by, "budget"
 
     def _interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         self.interrupted = True

@@ -57,15 +57,15 @@ def mirrored(
     run: RunDir,
     limits: Limits,
     log: EventLog,
-    on_stop: Callable[[], None] = lambda: None,
+    on_stop: Callable[[float | None], None] = lambda _by: None,
     *,
     closing_s: float = CLOSING_S,
 ) -> "Iterator[Uploader | None]":
     """Keep the run's store up to date while the worker works; `None` where it has none.
 
     Args:
-        on_stop: called when the worker is to save and end: the launcher asked, or a later attempt
-            has begun.
+        on_stop: called when the worker is to save and end: now, or so that all is saved by a moment
+            [unix s].
 
     The last event and `done.json` are to be written inside: leaving sends them, and writes nothing
     to the log any more.
@@ -97,7 +97,7 @@ class Uploader:
         log: EventLog,
         attempt: int,
         *,
-        on_stop: Callable[[], None] = lambda: None,
+        on_stop: Callable[[float | None], None] = lambda _by: None,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -177,8 +177,8 @@ class Uploader:
         self._claim()
         for sender in self._senders:
             sender.send()
-        if asked_to_save(self._store, self._attempt):
-            self._on_stop()
+        if wish := asked_to_save(self._store, self._attempt):
+            self._on_stop(wish.by)
 
     def send_files(self, awaited: bool) -> None:
         """Send new files, now, from this thread.

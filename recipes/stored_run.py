@@ -1,7 +1,7 @@
 """A run in its store, and how it comes home.
 
     attempts/00000002        the worker of attempt 2 has begun; those before it send no more
-    wishes/00000002          the worker of attempt 2 is asked to save and end
+    wishes/00000002          the worker of attempt 2 is asked to save and end, perhaps by a moment
     recipe.json …            as in the run's folder (see recipes.rundir), and so plan.json,
     scores.json done.json    limits.json; done.json is written when all the rest is there
     events/ traces/          lines, in chunks
@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from recipes.recipe import Part
 from recipes.rundir import RunDir, write_atomically
 from recipes.store import NotStoredError, Store
 from recipes.store_checkpoints import newest_checkpoint, pull_checkpoint, whole_here
@@ -124,14 +125,29 @@ def restore(store: Store, run: RunDir, warn: Callable[[str], None]) -> None:
 # ---- what the launcher wishes ----------------------------------------------------------------
 
 
-def ask_to_save(store: Store, attempt: int) -> None:
-    """Have the worker of this attempt save and end; it looks every few seconds."""
-    store.put_bytes(_wish_key(attempt), b"{}\n")
+class Wish(Part):
+    """That a worker saves and ends."""
+
+    by: float | None = None
+    """When all has to be saved [unix s]; `None`: it ends now."""
 
 
-def asked_to_save(store: Store, attempt: int) -> bool:
-    """Whether the worker of this attempt is asked to save and end."""
-    return store.exists(_wish_key(attempt))
+def ask_to_save(store: Store, attempt: int, by: float | None = None) -> None:
+    """Have the worker of this attempt save and end; it looks every few seconds.
+
+    Args:
+        by: when all has to be saved, which may come earlier than its limits say [unix s]; `None`:
+            it ends now.
+    """
+    store.put_bytes(_wish_key(attempt), Wish(by=by).model_dump_json().encode() + b"\n")
+
+
+def asked_to_save(store: Store, attempt: int) -> Wish | None:
+    """What the worker of this attempt is asked for, if it is to save and end."""
+    try:
+        return Wish.model_validate_json(store.get_bytes(_wish_key(attempt)))
+    except NotStoredError:
+        return None
 
 
 def _wish_key(attempt: int) -> str:

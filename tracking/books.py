@@ -20,12 +20,14 @@ from tracking.entries import (
     Line,
     Noted,
     Opened,
+    Repriced,
     Reserved,
     RunState,
     Settled,
     StateChanged,
     Teardown,
 )
+from tracking.prices import Price, Prices
 
 MLFLOW_RUN = "mlflow_run_id"
 """Key of the note that names the run in MLflow."""
@@ -78,6 +80,13 @@ class Attempt:
     price_as_of: float | None
     offer: dict[str, Any]
     reservation: str | None
+    repriced: tuple[Price, ...] = ()
+    """Changes of the price that were seen while it went on."""
+
+    @property
+    def prices(self) -> Prices:
+        """What all its machines together cost, as far as it was seen."""
+        return Prices((Price(self.started_at, self.usd_per_hour), *self.repriced))
 
     @property
     def offer_name(self) -> str | None:
@@ -251,7 +260,10 @@ class Books:
     @cached_property
     def attempts(self) -> tuple[Attempt, ...]:
         ends = {entry.attempt: entry for _, entry in self._all(AttemptEnded)}
-        return tuple(_attempt(entry, ends.get(entry.attempt)) for _, entry in self._starts())
+        changes = [change for _, change in self._all(Repriced)]
+        return tuple(
+            _attempt(entry, ends.get(entry.attempt), changes) for _, entry in self._starts()
+        )
 
     @property
     def hours_used(self) -> Decimal:
@@ -306,7 +318,9 @@ def fold(entries: Iterable[Recorded]) -> Books:
     return Books(kept)
 
 
-def _attempt(started: AttemptStarted, ended: AttemptEnded | None) -> Attempt:
+def _attempt(
+    started: AttemptStarted, ended: AttemptEnded | None, changes: list[Repriced]
+) -> Attempt:
     return Attempt(
         number=started.attempt,
         started_at=started.started_at,
@@ -317,4 +331,9 @@ def _attempt(started: AttemptStarted, ended: AttemptEnded | None) -> Attempt:
         price_as_of=started.price_as_of,
         offer=started.offer,
         reservation=started.reservation,
+        repriced=tuple(
+            Price(max(change.at, started.started_at), change.usd_per_hour)
+            for change in changes
+            if change.attempt == started.attempt
+        ),
     )

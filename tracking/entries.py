@@ -141,6 +141,22 @@ class AttemptStarted(Entry):
         return f"{self.kind}/{self.attempt}"
 
 
+class Repriced(Entry):
+    """The machines of an attempt that goes on cost more or less by the hour than before."""
+
+    kind: ClassVar[str] = "repriced"
+
+    attempt: int = Field(ge=1)
+    at: float
+    """When it was seen [unix seconds]."""
+
+    usd_per_hour: Decimal = Field(gt=0)
+    """Of all machines of this attempt together [USD/h]."""
+
+    source: str
+    """Who says so."""
+
+
 class AttemptEnded(Entry):
     """The machine has stopped to cost money."""
 
@@ -245,6 +261,7 @@ ENTRIES: dict[str, type[Entry]] = {
         Opened,
         StateChanged,
         AttemptStarted,
+        Repriced,
         AttemptEnded,
         Reserved,
         Extended,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from recipes.money import from_micro_usd, machine_micro_usd
+from recipes.money import from_micro_usd
 from recipes.rundir import AnyEvent, ApiUsage, CheckpointSaved, Progress, Scored, TrainStep
 from tracking.books import Attempt, Books
 from tracking.receipt import Receipt
@@ -62,7 +62,7 @@ class Meter:
 
 
 def _machine(attempt: Attempt, until: float) -> int:
-    return machine_micro_usd(attempt.usd_per_hour, max(0.0, until - attempt.started_at))
+    return attempt.prices.micro_usd(attempt.started_at, max(until, attempt.started_at))
 
 
 def event_points(event: AnyEvent, meter: Meter) -> Iterator[Point]:

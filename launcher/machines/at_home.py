@@ -8,6 +8,7 @@ from decimal import Decimal
 from launcher.machines.backend import Backend, Released, Sight
 from launcher.market.offers import LOCAL, Offer
 from recipes.rundir import Limits, RunDir, read_model
+from tracking.prices import Prices
 
 HOME = Offer(cloud=LOCAL, usd_per_hour=Decimal(0), source="asking a teacher rents nothing")
 
@@ -28,8 +29,11 @@ class TeacherAtHome:
     def look(self, run: RunDir) -> Sight:
         return self._place(run).look(run)
 
-    def ask_to_save(self, run: RunDir) -> None:
-        self._place(run).ask_to_save(run)
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        return self._rented.prices(offer, since)
+
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
+        self._place(run).ask_to_save(run, by)
 
     def kill(self, run: RunDir) -> None:
         self._place(run).kill(run)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+
+from tracking.prices import Price
 
 RUN_TAG = "stillhouse-run"
 ATTEMPT_TAG = "stillhouse-attempt"
@@ -45,6 +48,8 @@ class Instance:
     """Until when it cost [unix s]; `None` while it does, or where AWS does not say."""
     attempt: int | None
     """Which attempt of the run it was rented for; `None` where its tags do not say."""
+    zone: str | None = None
+    """By its name in this account; `None` where AWS does not say."""
 
     @property
     def is_gone(self) -> bool:
@@ -124,6 +129,26 @@ class Aws:
         answer = ec2.describe_instance_attribute(InstanceId=instance.id, Attribute=name)
         return bool(answer.get("InstanceInitiatedShutdownBehavior", {}).get("Value") == "terminate")
 
+    def spot_prices(
+        self, region: str, zone: str, instance_type: str, since: float, until: float
+    ) -> list[Price]:
+        """What one such machine cost as spot at each moment of a time [unix s], oldest first; the
+        first price began at `since` or before."""
+        pages = self._client("ec2", region).get_paginator("describe_spot_price_history")
+        asked = pages.paginate(
+            InstanceTypes=[instance_type],
+            AvailabilityZone=zone,
+            ProductDescriptions=["Linux/UNIX"],
+            StartTime=datetime.fromtimestamp(since, UTC),
+            EndTime=datetime.fromtimestamp(until, UTC),
+        )
+        return sorted(
+            Price(said["Timestamp"].timestamp(), Decimal(said["SpotPrice"]))
+            for page in asked
+            for said in page["SpotPriceHistory"]
+            if (said["InstanceType"], said["AvailabilityZone"]) == (instance_type, zone)
+        )
+
     def _everywhere(self, ask: Callable[[str], list[Any]]) -> Iterator[Any]:
         with ThreadPoolExecutor(max_workers=max(1, len(self._regions))) as pool:
             for found in pool.map(ask, self._regions):
@@ -139,6 +164,7 @@ class Aws:
                 launched_at=found["LaunchTime"].timestamp(),
                 ended_at=ended_at(found.get("StateTransitionReason", "")),
                 attempt=_attempt(found.get("Tags", [])),
+                zone=found.get("Placement", {}).get("AvailabilityZone"),
             )
             for page in pages.paginate(Filters=_tagged(run_id))
             for reservation in page["Reservations"]

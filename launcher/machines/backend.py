@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from launcher.market.offers import Offer
 from recipes.rundir import RunDir
+from tracking.prices import Prices
 
 Sight = Literal["alive", "ended", "lost"]
 """`ended`: the worker is over, whatever it says of how. `lost`: its machine was taken away."""
@@ -18,6 +19,10 @@ class Paid:
     ended_at: float
     nodes: int = 1
     """How many machines of the attempt it stands for."""
+    prices: Prices | None = None
+    """Of one of them, as its provider tells later; `None`: it does not, or they never move."""
+    guessed: bool = False
+    """Something of this the provider did not tell: it is the most that it can have been."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,12 @@ class Backend(Protocol):
     def look(self, run: RunDir) -> Sight:
         """Bring the folder up to date with what the worker has written, and say how it is."""
 
-    def ask_to_save(self, run: RunDir) -> None:
-        """Have the worker save and end.
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        """What machines like these cost by the hour from then until now, all of them together;
+        `None`: nobody tells."""
+
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
+        """Have the worker save and end: now, or so that all is saved by then [unix s].
 
         Raises:
             StoreError: it cannot be reached now.

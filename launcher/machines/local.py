@@ -18,6 +18,7 @@ from launcher.machines.backend import Released, Sight
 from launcher.market.offers import Offer
 from recipes.errors import RefusedError, StillhouseError
 from recipes.rundir import RunDir, WorkerStarted, read_events
+from tracking.prices import Prices
 
 LOCK_VARIABLE = "STILLHOUSE_LOCK_FD"
 """Tells the worker the number of the descriptor that already holds its lock."""
@@ -79,7 +80,10 @@ class LocalMachine:
             return child.poll() is None
         return is_locked(run.lock)
 
-    def ask_to_save(self, run: RunDir) -> None:
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        return None
+
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self._send(run, signal.SIGTERM)
 
     def kill(self, run: RunDir) -> None:

@@ -41,8 +41,8 @@ class StoreMail:
             with (run.path / "store.log").open("a") as log:
                 log.write(f"{error}\n")
 
-    def ask_to_save(self, run: RunDir) -> None:
-        ask_to_save(self._store(run), read_model(run.limits, Limits).attempt)
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
+        ask_to_save(self._store(run), read_model(run.limits, Limits).attempt, by)
 
     def _store(self, run: RunDir) -> Store:
         url = read_model(run.limits, Limits).store

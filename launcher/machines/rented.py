@@ -7,6 +7,7 @@ of the cloud afterwards, by tag. So whoever comes later, after a kill at any mom
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from launcher.machines.backend import Paid, Released, Sight
 from launcher.machines.skypilot import JobState
 from launcher.machines.teardown import Teardown
 from launcher.market.offers import LOCAL, Offer
+from launcher.market.spot_prices import BELIEVED_FACTOR
 from recipes.privacy import redacted
 from recipes.recipe import Part
 from recipes.rundir import (
@@ -30,6 +32,7 @@ from recipes.rundir import (
     write_atomically,
 )
 from tracking.books import Attempt
+from tracking.prices import Prices
 
 ASK_CLOUD_EVERY_S = 10.0
 """How often AWS is asked whether the machines are still there [s]."""
@@ -46,6 +49,10 @@ LAUNCH_S = 1800.0
 ENDING_S = 180.0
 """How long before the end of its money a machine that is not set up yet is given up [s]: it has no
 timer, and a cloud that fails may have to be asked for a while."""
+
+PRICE_LOOKS = 6
+PRICE_LOOK_S = 5.0
+"""So often, and with such a pause [s], AWS is asked what it charged."""
 
 AWS_REMEMBERS_S = 3000.0
 """For so long AWS tells of a machine that has ended: an hour, less what clocks may differ [s]."""
@@ -77,8 +84,8 @@ class Mail(Protocol):
     def fetch(self, run: RunDir) -> None:
         """Everything new that the worker has written. A store that does not answer is no news."""
 
-    def ask_to_save(self, run: RunDir) -> None:
-        """Have the worker save and end."""
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
+        """Have the worker save and end: now, or so that all is saved by then [unix s]."""
 
 
 def money_ends_at(limits: Limits) -> float:
@@ -162,13 +169,15 @@ class RentedMachines:
         task = self._task(run, offer, rented.cluster)
         self._mail.send(run)
         _remember(run, rented)
-        self._sky.launch(task, rented.cluster, _log(run), self._patience_s(run))
+        self._sky.launch(task, rented.cluster, _log(run), self._patience_s(run, offer))
         if offer.cloud == "aws":
             self._end_on_shutdown(run, rented)
 
-    def _patience_s(self, run: RunDir) -> float:
+    def _patience_s(self, run: RunDir, offer: Offer) -> float:
         """How long a launch may take [s]: a machine without its timer is ended by us alone."""
         left = money_ends_at(read_model(run.limits, Limits)) - self._clock()
+        # Nobody looks at the price meanwhile.
+        left *= float(offer.usd_per_hour / offer.highest_usd_per_hour)
         return max(1.0, min(LAUNCH_S, left - ENDING_S))
 
     def look(self, run: RunDir) -> Sight:
@@ -191,8 +200,8 @@ class RentedMachines:
                 self._sky.output(rented.cluster, run.log)
         return sight
 
-    def ask_to_save(self, run: RunDir) -> None:
-        self._mail.ask_to_save(run)
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
+        self._mail.ask_to_save(run, by)
 
     def kill(self, run: RunDir) -> None:
         for rented in _all(run)[-1:]:
@@ -234,13 +243,55 @@ class RentedMachines:
         """
         limits, now = read_model(run.limits, Limits), self._clock()
         until = min(now, money_ends_at(limits) + self.closing_s)
-        paid = teardown.paid(attempt, until)
-        forgotten = _all(run)[-1].offer.nodes - len(paid)
-        if forgotten <= 0 or now - limits.started_at < AWS_REMEMBERS_S:
-            return paid
-        words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
-        last = min([until, *(t + AFTERWARDS_S for t in words)])
-        return (*paid, Paid(limits.started_at, max(last, limits.started_at), forgotten))
+        offer = _all(run)[-1].offer
+        paid = [
+            self._priced(
+                Paid(
+                    machine.launched_at,
+                    machine.ended_at or max(until, machine.launched_at),
+                    guessed=machine.ended_at is None,
+                ),
+                offer if machine.zone is None else offer.model_copy(update={"zone": machine.zone}),
+            )
+            for machine in teardown.seen(attempt)
+        ]
+        forgotten = offer.nodes - len(paid)
+        if forgotten > 0 and now - limits.started_at >= AWS_REMEMBERS_S:
+            words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
+            last = min([until, *(t + AFTERWARDS_S for t in words)])
+            unseen = Paid(limits.started_at, max(last, limits.started_at), forgotten, guessed=True)
+            paid.append(self._priced(unseen, offer))
+        return tuple(paid)
+
+    def _priced(self, paid: Paid, offer: Offer) -> Paid:
+        """With what AWS charged for it, where that moves and AWS tells."""
+        for _ in range(PRICE_LOOKS if offer.moves else 0):
+            if (prices := self._node_prices(offer, paid.started_at)) is not None:
+                return replace(paid, prices=prices)
+            self._sleep(PRICE_LOOK_S)
+        return replace(paid, guessed=offer.moves or paid.guessed)
+
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        of_one = self._node_prices(offer, since)
+        return None if of_one is None else of_one.times(offer.nodes)
+
+    def _node_prices(self, offer: Offer, since: float) -> Prices | None:
+        if not (offer.moves and offer.region and offer.zone and offer.instance_type):
+            return None
+        place = offer.region, offer.zone, offer.instance_type
+        try:
+            told = self._aws([offer.region]).spot_prices(*place, since, self._clock())
+        except Exception:  # noqa: BLE001 - whatever it is, nobody tells
+            return None
+        likely = offer.usd_per_node_hour
+        believed = [
+            price
+            for price in told
+            if likely / BELIEVED_FACTOR <= price.usd_per_hour <= likely * BELIEVED_FACTOR
+        ]
+        if not believed:  # AWS says nothing of them: the price of the offer is all there is
+            return Prices.fixed(likely)
+        return Prices(tuple(believed))
 
     def _may_come_yet(self, run: RunDir, rented: Rented) -> bool:
         """Whether another home's SkyPilot, which nobody can ask here, may still be launching."""

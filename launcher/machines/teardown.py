@@ -8,7 +8,6 @@ gone before several looks in a row have found nothing.
 from collections.abc import Callable
 
 from launcher.machines.aws import Aws, Instance, Leftover
-from launcher.machines.backend import Paid
 from recipes.privacy import redacted
 
 SECOND_LOOK_S = 5.0
@@ -75,17 +74,9 @@ class Teardown:
             self._sleep(SECOND_LOOK_S)
         return left
 
-    def paid(self, attempt: int, until: float) -> tuple[Paid, ...]:
-        """Paid time of each machine of an attempt that any look has seen.
-
-        Args:
-            until: the end of those whose end AWS does not tell [unix s].
-        """
-        return tuple(
-            Paid(machine.launched_at, machine.ended_at or max(until, machine.launched_at))
-            for machine in self._seen.values()
-            if machine.attempt == attempt
-        )
+    def seen(self, attempt: int) -> list[Instance]:
+        """Each machine of an attempt that any look has seen, as it was at the last one."""
+        return [machine for machine in self._seen.values() if machine.attempt == attempt]
 
     def _look(self) -> list[Instance]:
         machines = self._aws.instances(self._run_id)

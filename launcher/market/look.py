@@ -221,11 +221,11 @@ def _offers_of(wanted: Wanted, catalog: Catalog) -> Iterator[Offer]:
         _keep_lower(spot, (kind, listing.zone), listing.spot_usd_per_hour)
     if wanted.terms != "spot":
         for kind, usd in on_demand.items():
-            yield _offer(wanted, catalog, kind, None, usd, spot=False)
+            yield _offer(wanted, catalog, kind, None, usd, None, spot=False)
     if wanted.terms != "on_demand":
         for (kind, zone), usd in spot.items():
             if wanted.terms == "spot" or kind not in on_demand or usd < on_demand[kind]:
-                yield _offer(wanted, catalog, kind, zone, usd, spot=True)
+                yield _offer(wanted, catalog, kind, zone, usd, on_demand.get(kind), spot=True)
 
 
 def _keep_lower(prices: dict[Key, Decimal], key: Key, usd: Decimal | None) -> None:
@@ -234,7 +234,14 @@ def _keep_lower(prices: dict[Key, Decimal], key: Key, usd: Decimal | None) -> No
 
 
 def _offer(
-    wanted: Wanted, catalog: Catalog, kind: _Kind, zone: str | None, usd: Decimal, *, spot: bool
+    wanted: Wanted,
+    catalog: Catalog,
+    kind: _Kind,
+    zone: str | None,
+    usd: Decimal,
+    on_demand_usd: Decimal | None,
+    *,
+    spot: bool,
 ) -> Offer:
     return Offer(
         cloud=catalog.cloud,
@@ -243,6 +250,7 @@ def _offer(
         nodes=wanted.nodes,
         spot=spot,
         usd_per_hour=usd * wanted.nodes,
+        on_demand_usd_per_hour=None if on_demand_usd is None else on_demand_usd * wanted.nodes,
         source="SkyPilot",
         as_of=catalog.as_of,
     )

@@ -65,6 +65,10 @@ class Offer(Part):
     usd_per_hour: Decimal = Field(ge=0)
     """Of all nodes together [USD/h]."""
 
+    on_demand_usd_per_hour: Decimal | None = None
+    """Of the same machines on demand, where they are spot [USD/h]: what AWS never asks more than.
+    `None` is unknown."""
+
     source: str
     """Who says the price."""
 
@@ -86,6 +90,16 @@ class Offer(Part):
         return " ".join(word for word in words if word)
 
     @property
+    def moves(self) -> bool:
+        """Whether the price may change while they run, and can be asked for then."""
+        return self.cloud == "aws" and self.spot
+
+    @property
+    def highest_usd_per_hour(self) -> Decimal:
+        """What the price may rise to, where that is known; else what it is [USD/h]."""
+        return max(self.usd_per_hour, self.on_demand_usd_per_hour or self.usd_per_hour)
+
+    @property
     def gpu(self) -> str | None:
         """The GPU, by the name that `launcher.estimate.gpus` knows; `None` where there is none."""
         if self.accelerator is None:
@@ -104,11 +118,11 @@ class Offer(Part):
             return None
         return self.usd_per_hour / (self.nodes * self.accelerators)
 
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """What `as_json` has written."""
+        return cls.model_validate({name: each for name, each in fields.items() if name != "name"})
+
     def as_json(self) -> dict[str, Any]:
         """For programs and for the books: all fields, and `name` for people."""
         return {"name": self.name, **self.model_dump(mode="json")}
-
-    @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        """The offer that `as_json` told of."""
-        return cls.model_validate({key: value for key, value in told.items() if key != "name"})

@@ -4,14 +4,14 @@ Each step is in the ledger before it is taken. An attempt is over only when its 
 gone: until then its money stays set aside.
 """
 
-from collections import Counter
-
 from launcher.errors import ProvisionError, StoodDownError
 from launcher.machines.at_home import HOME
 from launcher.machines.backend import Paid
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan
+from launcher.runs.bill import bill
 from launcher.runs.house import STORE, House
+from launcher.runs.spot_watch import closing_micro_usd, priced_now
 from launcher.runs.tell import tell
 from launcher.runs.wishes import forget_wish
 from recipes.errors import (
@@ -41,13 +41,11 @@ from tracking.books import Attempt, Books
 from tracking.entries import (
     AttemptEnded,
     AttemptStarted,
-    Line,
     RunState,
     StateChanged,
     Teardown,
 )
 from tracking.ledger import Ledger
-from tracking.metering import machine_lines
 
 LEAST_S = 600.0
 """With less than this no machine is rented: it would have to go when it has hardly come [s]."""
@@ -81,6 +79,7 @@ def begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attempt
         offer = HOME if _asks_teacher_first(house, run, books) else house.next_offer(plan, books)
         if offer is None:
             raise _no_machine(books)
+        offer = priced_now(house, offer)
         attempt = _record_attempt(house, run, plan, offer, allow_remote_code)
         try:
             house.mirror.hold(must=True)  # what exists can be found there by whoever comes next
@@ -118,7 +117,7 @@ def _record_attempt(
     here = offer.cloud == LOCAL
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90)) if here else 0
     machine = 0 if offer is HOME else left - api
-    closing = machine_micro_usd(offer.usd_per_hour, house.backend.closing_s)
+    closing = closing_micro_usd(house, offer)
     if not here:
         _check_enough(run_id, offer, machine - closing, seconds)
     state: RunState = "starting" if here else "provisioning"
@@ -269,44 +268,25 @@ def close_attempt(
     paid = released.paid
     if paid is None:
         last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
-        paid = (Paid(attempt.started_at, last_s, _nodes(attempt)),)
+        paid = (Paid(attempt.started_at, last_s, Offer.from_json(attempt.offer).nodes),)
     house.mirror.hold()  # giving back takes minutes, in which somebody may have taken over
     assert attempt.reservation is not None, "an attempt begins with what pays for it"
+    reserved = 0
     for reservation in ledger.books(run_id).reservations:
-        if reservation.id != attempt.reservation:
+        if reservation.id == attempt.reservation:
+            reserved = reservation.micro_usd
+        else:
             asked = sum(event.micro_usd for event in events if isinstance(event, ApiUsage))
             ledger.settle(reservation.id, {"teacher_api": asked})
     ended_at = max([attempt.started_at, *(machine.ended_at for machine in paid)])
     ledger.settle(
         attempt.reservation,
-        _paid_lines(events, attempt, paid),
+        bill(events, attempt, paid, reserved),
         Teardown(proved=released.proved, detail=released.detail),
         AttemptEnded(attempt=attempt.number, ended_at=ended_at, how=how),
     )
     house.mirror.hold()
     return how
-
-
-def _paid_lines(
-    events: list[AnyEvent], attempt: Attempt, paid: tuple[Paid, ...]
-) -> dict[Line, int]:
-    """What the machines of an attempt cost, by line [micro-dollars]."""
-    lines: Counter[Line] = Counter()
-    for machine in paid:
-        lines.update(
-            machine_lines(
-                events,
-                attempt.number,
-                machine.started_at,
-                max(machine.started_at, machine.ended_at),
-                attempt.usd_per_hour * machine.nodes / _nodes(attempt),
-            )
-        )
-    return dict(lines)
-
-
-def _nodes(attempt: Attempt) -> int:
-    return int(attempt.offer.get("nodes", 1))
 
 
 def how_it_ended(events: list[AnyEvent]) -> str:

@@ -91,6 +91,7 @@ def _with_money_of(watched: Watched, books: Books, plan: Plan) -> Watched:
         budget_usd=from_micro_usd(books.budget_micro_usd),
         usd_per_hour=attempt.usd_per_hour if attempt else Decimal(0),
         started_at=attempt.started_at if attempt else watched.started_at,
+        repriced=attempt.repriced if attempt else (),
         spent_micro_usd=books.spent_micro_usd,
         plan=plan if attempt else None,
         budget_hours=books.opened.hours,

@@ -12,6 +12,7 @@ asks the ledger, the run's folder and the backend, never its own memory, where t
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from launcher.errors import StoodDownError
 from launcher.machines.backend import Sight
@@ -27,6 +28,7 @@ from launcher.runs.attempts import (
 )
 from launcher.runs.house import STORE, House
 from launcher.runs.notices import Kind
+from launcher.runs.spot_watch import SpotWatch
 from launcher.runs.tell import tell, tell_budget
 from launcher.runs.view import Watched, news
 from launcher.runs.wishes import wish_of
@@ -215,6 +217,7 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
         earlier_hours=books.hours_used,
         moved_at=house.clock(),
     )
+    price = SpotWatch(house, run, attempt)
     offset, granted, warned, asked = 0, 0, False, 0
     while True:
         house.mirror.keep()
@@ -229,6 +232,7 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
         house.view.show(watched, house.clock())
         if sight != "alive":
             return sight
+        watched = replace(watched, repriced=price.look())
         tell_budget(house, run.path.name, asked + watched.running_micro_usd(house.clock()))
         if not warned and (text := watched.warning(house.clock())):
             house.view.say(text)

@@ -29,6 +29,7 @@ from recipes.rundir import (
     Warned,
     WorkerStarted,
 )
+from tracking.prices import Price, Prices
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +61,8 @@ class Watched:
     earlier_hours: Decimal = Decimal(0)
     """What earlier attempts took [h]."""
     pace: Pace = field(default_factory=Pace)
+    repriced: tuple[Price, ...] = ()
+    """Changes of the price in this attempt."""
     moved_at: float = 0.0
     """When anything last advanced [unix s]; a repeated progress event only says that it lives."""
 
@@ -107,20 +110,19 @@ class Watched:
 
     def running_micro_usd(self, now: float) -> int:
         """What this attempt's machine has cost until now."""
-        return machine_micro_usd(self.usd_per_hour, max(0.0, now - self.started_at))
+        prices = Prices((Price(self.started_at, self.usd_per_hour), *self.repriced))
+        return prices.micro_usd(self.started_at, max(now, self.started_at))
 
     def projection(self, now: float) -> Projection | None:
         """What the whole run will have cost and taken, by the speed that was measured; `None` where
         that is not known yet."""
         if self.plan is None or self.pace.seconds_per_unit is None:
             return None
-        spent = Spent(
-            from_micro_usd(self.spent_micro_usd),
-            self.earlier_hours,
-            self.usd_per_hour,
-            self.started_at,
-            now,
-        )
+        price = self.repriced[-1].usd_per_hour if self.repriced else self.usd_per_hour
+        # The rest is reckoned at today's price, and what has run at the prices of then.
+        at_this_price = machine_micro_usd(price, max(0.0, now - self.started_at))
+        before = self.spent_micro_usd + self.running_micro_usd(now) - at_this_price
+        spent = Spent(from_micro_usd(before), self.earlier_hours, price, self.started_at, now)
         return project(self.plan, self.pace, spent)
 
     def warning(self, now: float) -> str | None:

@@ -17,6 +17,9 @@ from launcher.machines.aws import Aws
 from recipes.money import machine_micro_usd
 from simulated.world import BEGINNING, Outages, World
 
+INSTANCE_TYPE = "p5.48xlarge"
+"""All machines are alike."""
+
 REMEMBERED_S = 3600.0
 """How long EC2 tells of a machine that is gone [s]."""
 
@@ -35,8 +38,9 @@ class Machine:
     region: str
     run: str
     attempt: int
+    zone: str
     spot: bool
-    usd_per_hour: Decimal
+    market: "Market"
     launched_at: int
     tells_its_end: bool
     disk_stays: bool
@@ -57,7 +61,17 @@ class Machine:
     def bill(self, now: float) -> int:
         """What it has cost so far [micro-dollars]."""
         end = int(now) if self.ended_at is None else self.ended_at
-        return machine_micro_usd(self.usd_per_hour, end - self.launched_at)
+        if not self.spot:
+            return machine_micro_usd(self.market.on_demand, end - self.launched_at)
+        return self.market.bill(self.launched_at, end)
+
+    def dearest(self, now: float) -> int:
+        """How much more it might have cost than by the price of its launch [micro-dollars]."""
+        end = int(now) if self.ended_at is None else self.ended_at
+        seconds = end - self.launched_at
+        highest = machine_micro_usd(self.market.on_demand, seconds)
+        at_launch = self.market.history(self.launched_at, self.launched_at)[0][1]
+        return highest - machine_micro_usd(at_launch, seconds) if self.spot else 0
 
 
 @dataclass(eq=False)
@@ -65,6 +79,42 @@ class Disk:
     id: str
     machine: Machine
     deleted: bool = False
+
+
+class Market:
+    """What a machine of one zone costs: on demand always the same, as spot it may move."""
+
+    def __init__(self, world: World, spot: Decimal, on_demand: Decimal) -> None:
+        self.on_demand = on_demand
+        self.spot: list[tuple[int, Decimal]] = [(int(BEGINNING) - 3600, spot)]
+        """Since when, and USD/h; oldest first."""
+        self._world = world
+        if "moving prices" in world.troubles:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._world.at(self._world.chance.uniform(30, 900), self._move)
+
+    def _move(self) -> None:
+        if "moving prices" in self._world.troubles:
+            share = Decimal(self._world.chance.randint(20, 100)) / 100
+            self.spot.append((int(self._world.now), self.on_demand * share))
+            self._world.tell(f"a spot price is {self.spot[-1][1]:.2f} USD/h now")
+            self._wait()
+
+    def bill(self, start: int, end: int) -> int:
+        """By the price of each second [micro-dollars]."""
+        until = [since for since, _ in self.spot[1:]] + [end]
+        spans = [
+            (usd, min(stop, end) - max(since, start))
+            for (since, usd), stop in zip(self.spot, until, strict=True)
+        ]
+        return sum(machine_micro_usd(usd, seconds) for usd, seconds in spans if seconds > 0)
+
+    def history(self, start: float, end: float) -> list[tuple[int, Decimal]]:
+        """As EC2 tells it: the price at the start, and its changes until the end."""
+        last = max(i for i, (since, _) in enumerate(self.spot) if i == 0 or since <= start)
+        return [price for price in self.spot[last:] if price[0] <= end]
 
 
 @dataclass
@@ -76,6 +126,8 @@ class Cloud:
     """Told of each machine just before it exists."""
     machines: list[Machine] = field(default_factory=list)
     disks: list[Disk] = field(default_factory=list)
+    markets: dict[str, Market] = field(default_factory=dict)
+    """By zone."""
 
     def __post_init__(self) -> None:
         self.outages = Outages(self.world.chance, 3600, longest_s=400)
@@ -85,17 +137,16 @@ class Cloud:
 
     # ---- what happens
 
-    def create(
-        self, run: str, attempt: int, region: str, spot: bool, usd_per_hour: Decimal
-    ) -> Machine:
+    def create(self, run: str, attempt: int, region: str, spot: bool, zone: str) -> Machine:
         world = self.world
         machine = Machine(
             id=f"i-{len(self.machines) + 1}",
             region=region,
             run=run,
             attempt=attempt,
+            zone=zone,
             spot=spot,
-            usd_per_hour=usd_per_hour,
+            market=self.markets[zone],
             launched_at=int(world.now),
             tells_its_end=not world.happens("silent ends", 0.5),
             disk_stays=world.happens("left disks", 0.5),
@@ -103,7 +154,7 @@ class Cloud:
         self.on_create(machine)
         self.machines.append(machine)
         self.disks.append(Disk(f"vol-{len(self.disks) + 1}", machine))
-        world.tell(f"{machine.id} of attempt {attempt} exists, at {usd_per_hour:.2f} USD/h")
+        world.tell(f"{machine.id} of attempt {attempt} exists in {zone}")
         return machine
 
     def terminate(self, machine: Machine, why: str) -> None:
@@ -178,8 +229,12 @@ class Ec2:
         self._region = region
 
     def get_paginator(self, operation: str) -> "Pages":
-        answers = {"describe_instances": self._instances, "describe_volumes": self._volumes}
-        return Pages(lambda: self._ask(operation, answers[operation]))
+        answers: dict[str, Callable[..., dict[str, Any]]] = {
+            "describe_instances": lambda Filters: self._instances(),
+            "describe_volumes": lambda Filters: self._volumes(),
+            "describe_spot_price_history": self._prices,
+        }
+        return Pages(lambda **asked: self._ask(operation, lambda: answers[operation](**asked)))
 
     def describe_addresses(self, Filters: Any) -> dict[str, Any]:
         return self._ask("describe_addresses", lambda: {"Addresses": []})
@@ -244,6 +299,23 @@ class Ec2:
         told = [_described(one) for one in self._cloud.told_machines(self._region)]
         return {"Reservations": [{"Instances": told}]}
 
+    def _prices(
+        self, AvailabilityZone: str, StartTime: datetime, EndTime: datetime, **others: Any
+    ) -> dict[str, Any]:
+        market = self._cloud.markets[AvailabilityZone]
+        told = market.history(StartTime.timestamp(), EndTime.timestamp())
+        return {
+            "SpotPriceHistory": [
+                {
+                    "InstanceType": INSTANCE_TYPE,
+                    "AvailabilityZone": AvailabilityZone,
+                    "Timestamp": _moment(since),
+                    "SpotPrice": str(usd),
+                }
+                for since, usd in reversed(told)
+            ]
+        }
+
     def _volumes(self) -> dict[str, Any]:
         told = self._cloud.told_disks(self._region)
         return {"Volumes": [{"VolumeId": one.id, "State": "in-use"} for one in told]}
@@ -253,10 +325,10 @@ class Ec2:
 class Pages:
     """A paginator of one page."""
 
-    answer: Callable[[], dict[str, Any]]
+    answer: Callable[..., dict[str, Any]]
 
-    def paginate(self, Filters: Any) -> Iterator[dict[str, Any]]:
-        yield self.answer()
+    def paginate(self, **asked: Any) -> Iterator[dict[str, Any]]:
+        yield self.answer(**asked)
 
 
 class AwsOneByOne(Aws):
@@ -274,6 +346,7 @@ def _described(machine: Machine) -> dict[str, Any]:
         "InstanceId": machine.id,
         "State": {"Name": machine.state},
         "LaunchTime": _moment(machine.launched_at),
+        "Placement": {"AvailabilityZone": machine.zone},
         "StateTransitionReason": "" if ended_at is None else _reason(ended_at),
         "Tags": [
             {"Key": "stillhouse-run", "Value": machine.run},

@@ -85,7 +85,7 @@ class Server:
                 request.task.limits.attempt,
                 offer.region or "",
                 offer.spot,
-                offer.usd_per_node_hour,
+                offer.zone or "",
             )
             request.machines.append(machine)
         self._plan_troubles(request)

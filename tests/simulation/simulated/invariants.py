@@ -23,6 +23,11 @@ OVERSHOOT = Decimal("0.001")
 """Share of the budget that a run may pass it by."""
 
 
+UNWATCHED = frozenset({"kills", "absence", "absent cloud", "failing cloud"})
+"""Troubles in which a rise of the price may not be seen, or nothing be done about it: what it costs
+is not promised."""
+
+
 class BrokenInvariantError(AssertionError):
     """Something that has to hold does not."""
 
@@ -79,6 +84,9 @@ class Invariants:
         self._store = store
         self._book = book
         self._safe_step = 0
+        # At the end the world is calm, whatever was in it before.
+        self._is_watched = "moving prices" not in world.troubles or not world.troubles & UNWATCHED
+        self._is_silent = bool(world.troubles & {"absent cloud", "failing cloud"})
         self._begun_at: dict[int, float] = {}
         self._settled_at: dict[int, float] = {}
         self._reserved_for: dict[int, int] = {}
@@ -104,8 +112,14 @@ class Invariants:
                 self._check_nothing_left("a teardown was called proved")
         account = self.account
         committed = account.spent + sum(account.reserved.values())
-        if committed > account.budget * (1 + OVERSHOOT):
+        if committed > account.budget * (1 + OVERSHOOT) + self._unpromised():
             self._fail(f"{committed} micro-dollars are spent or reserved of {account.budget}")
+
+    def _unpromised(self) -> int:
+        """The most that rises of the price may have cost that nobody saw [micro-dollars]."""
+        if self._is_watched:
+            return 0
+        return sum(machine.dearest(self._world.now) for machine in self._cloud.machines)
 
     def check_ledger(self, rows: Rows) -> None:
         """What stands there now is what was written."""
@@ -174,7 +188,7 @@ class Invariants:
             lines = self.account.settled.get(attempt["reservation"], {})
             self._check_dollars(number, sum(lines.values()), bills[number])
         bill, budget = self._cloud.bill(), self.account.budget
-        self.overshoot = max(Decimal(0), Decimal(bill - budget) / budget)
+        self.overshoot = max(Decimal(0), Decimal(bill - budget - self._unpromised()) / budget)
         if self.overshoot > OVERSHOOT:
             self._fail(f"the cloud charges {bill} micro-dollars of {budget}")
 
@@ -191,10 +205,19 @@ class Invariants:
         for machine in machines:
             if not machine.tells_its_end and machine.ended_at is not None:
                 unsure_s = settled_at + SKEW_S - machine.ended_at
-                most += int(float(machine.usd_per_hour) * unsure_s / 3600 * 1_000_000) + 1
+                dearest = float(machine.market.on_demand)
+                most += int(dearest * unsure_s / 3600 * 1_000_000) + 1
         begun_at = min((m.launched_at for m in machines), default=self._begun_at[attempt])
         if settled_at - begun_at > REMEMBERED_S - 600:
             most = max(most, self._reserved_for[attempt] + 1)
+        if (
+            bill
+            > self._reserved_for[attempt] + self.account.budget * OVERSHOOT + self._unpromised()
+        ):
+            self._fail(f"attempt {attempt} costs {bill} micro-dollars, more than was reserved")
+        if self._is_silent:  # where it has not told its prices, those on demand count
+            most += sum(machine.dearest(self._world.now) for machine in machines)
+            least = min(least, self._reserved_for[attempt])  # and no more than was reserved
         if not least <= settled <= most:
             self._fail(
                 f"attempt {attempt} stands in the ledger with {settled} micro-dollars, and the "

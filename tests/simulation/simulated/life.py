@@ -27,10 +27,10 @@ from launcher.runs.wishes import make_wish
 from recipes.errors import RefusedError, StillhouseError, StoppedError, TeardownUnprovedError
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.stored_run import withdraw_results
-from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine
+from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine, Market
 from simulated.cluster import Client, Server, Task
 from simulated.invariants import BrokenInvariantError, Invariants
-from simulated.setting import ledger_of, plan_of, recipe_of, rows_of
+from simulated.setting import ON_DEMAND, ledger_of, plan_of, recipe_of, rows_of
 from simulated.store import MemoryStore, StoreInTheWorld
 from simulated.worker import Node, Work
 from simulated.world import SKEW_S, World
@@ -94,6 +94,11 @@ class Life:
             checkpoint_every_s=world.chance.choice((90.0, 200.0)),
         )
         self._plan = plan_of(nodes, Decimal(world.chance.randint(2, 60)))
+        on_demand = self._plan.offer.usd_per_node_hour * ON_DEMAND
+        for each in self._plan.alternatives:
+            self.cloud.markets[each.offer.zone or ""] = Market(
+                world, each.offer.usd_per_node_hour, on_demand
+            )
         needed_s = self._work.steps * STEP_S + 900
         self._budget = (
             self._plan.offer.usd_per_hour

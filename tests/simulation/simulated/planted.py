@@ -1,4 +1,4 @@
-"""Five bugs, planted on purpose: each is the real code but for one thing, and has to be found."""
+"""Six bugs, planted on purpose: each is the real code but for one thing, and has to be found."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from simulated.cloud import AwsOneByOne
 from simulated.life import Parts
 from tracking.entries import Entry, Line
 from tracking.ledger import Ledger
+from tracking.prices import Prices
 
 WEEK_S = 7 * 24 * 3600.0
 
@@ -58,6 +59,13 @@ class LooksOnce(AwsOneByOne):
         return found
 
 
+class SeesNoChangeOfPrice(RentedMachines):
+    """Money is reckoned with the price of the launch, whatever becomes of it."""
+
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        return Prices.fixed(offer.usd_per_hour)
+
+
 def _whatever_is_left(limits: Limits) -> Limits:
     """Limits that do not follow from what is left of the money."""
     return limits.model_copy(update={"machine_usd": 10 * limits.machine_usd})
@@ -83,6 +91,7 @@ PLANTED = {
     "no second look at teardown": Planted(
         Parts(aws=LooksOnce), "a teardown was called proved, and the cloud has"
     ),
+    "no look at the price": Planted(Parts(machines=SeesNoChangeOfPrice), "spent or reserved of"),
     "no absolute limit": Planted(
         Parts(limit_s=lambda limits, now: WEEK_S), "lives longer than what was reserved"
     ),

@@ -11,12 +11,16 @@ from unittest.mock import patch
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles
 from recipes.recipe import Recipe
+from simulated.cloud import INSTANCE_TYPE
 from simulated.world import World
 from tracking import ledger as ledger_module
 from tracking.ledger import Ledger
 
 Rows = list[tuple[int, str, str]]
 """Of the ledger: number, kind, JSON."""
+
+ON_DEMAND = Decimal(2)
+"""So many times the price of the cheapest offer is that of a machine on demand, everywhere."""
 
 RECIPE = {
     "name": "simulated",
@@ -104,18 +108,19 @@ def plan_of(nodes: int, usd_per_hour: Decimal) -> Plan:
             cloud="aws",
             region=zone[:-1],
             zone=zone,
-            instance_type="p5.48xlarge",
+            instance_type=INSTANCE_TYPE,
             accelerator="H100",
             accelerators=8,
             nodes=nodes,
             spot=spot,
             usd_per_hour=usd_per_hour * factor,
+            on_demand_usd_per_hour=usd_per_hour * ON_DEMAND if spot else None,
             source="simulated",
         )
         for zone, spot, factor in (
             ("us-east-1a", True, Decimal(1)),
             ("us-west-2b", True, Decimal("1.1")),
-            ("us-west-2c", False, Decimal("1.3")),
+            ("us-west-2c", False, ON_DEMAND),
         )
     ]
     hours = {"boot": Decimal("0.02"), "train": Decimal("0.03"), "evaluate": Decimal("0.005")}

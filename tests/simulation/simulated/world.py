@@ -48,6 +48,7 @@ TROUBLES = {
     "dying workers": "the worker's process ends without a word, or hangs",
     "failing store": "a call to the store fails, before or after it took effect",
     "absent store": "the store answers nobody for minutes",
+    "moving prices": "spot prices change, up to the price on demand",
     "skew": "clocks of launcher and nodes are up to five seconds off",
     "two nodes": "the run needs two machines",
 }
@@ -104,7 +105,13 @@ class World:
     def calm_down(self) -> None:
         """From now on nothing goes wrong any more."""
         self.tell("calm: nothing goes wrong any more")
-        self.troubles -= set(TROUBLES) - {"two nodes", "hours", "left disks", "silent ends", "skew"}
+        self.troubles -= set(TROUBLES) - {
+            "two nodes",
+            "hours",
+            "left disks",
+            "silent ends",
+            "skew",
+        }
         self._boundaries_to_live = None
 
     # ---- time

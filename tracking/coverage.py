@@ -56,7 +56,11 @@ def _machine(recipe: dict[str, Any]) -> str:
 def _price(books: Books) -> str:
     if not books.attempts:
         return "of which there has been none"
-    prices = dict.fromkeys((a.usd_per_hour, a.price_source) for a in books.attempts)
+    prices = dict.fromkeys(
+        (price.usd_per_hour, attempt.price_source)
+        for attempt in books.attempts
+        for price in attempt.prices.changes
+    )
     return " and ".join(
         f"at ${usd_per_hour.normalize():f}/h, the recipe's own figure"
         if source == "recipe"

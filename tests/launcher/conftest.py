@@ -24,6 +24,7 @@ from recipes.rundir import (
     Done,
     EventLog,
     Limits,
+    Progress,
     RunDir,
     StageDone,
     StageStarted,
@@ -35,6 +36,7 @@ from recipes.rundir import (
 from recipes.store import StoreUnreachableError
 from tracking.home import home
 from tracking.ledger import Ledger
+from tracking.prices import Prices
 
 RECIPE = {
     "name": "tiny",
@@ -106,6 +108,9 @@ class Worker:
         self.clock.now += seconds
         self.say(CheckpointSaved, step=50, size_bytes=1, seconds=0.1)
 
+    def say_that_it_lives(self) -> None:
+        self.say(Progress, stage="train", done=int(self.clock()), total=0, unit="steps")
+
     def finish(self) -> None:
         self.say(StageDone, stage="train")
         done = Done(status="done", steps=100, of_steps=100, finished_at=self.clock())
@@ -138,6 +143,9 @@ class ScriptedMachine:
         self.released = Released(proved=True, detail="nothing was rented")
         self.releases = 0
         self.saves = 0
+        self.saved_by: list[float | None] = []
+        self.told: Prices | None = None
+        """What the provider says of prices."""
         self.deaf = 0
         """How many times it cannot be reached."""
         self.kills = 0
@@ -166,11 +174,15 @@ class ScriptedMachine:
         self.releases += 1
         return self.released
 
-    def ask_to_save(self, run: RunDir) -> None:
+    def prices(self, offer: Offer, since: float) -> Prices | None:
+        return self.told
+
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         if self.deaf:
             self.deaf -= 1
             raise StoreUnreachableError("the store is away", "Try again.")
         self.saves += 1
+        self.saved_by.append(by)
 
     def kill(self, run: RunDir) -> None:
         self.kills += 1

@@ -15,6 +15,9 @@ from recipes.store_s3 import S3Store
 from recipes.store_trees import put_tree
 from recipes.stored_run import (
     EventMirror,
+    Wish,
+    ask_to_save,
+    asked_to_save,
     claim,
     claimed_by,
     restore,
@@ -309,3 +312,14 @@ def test_a_later_attempt_is_seen_and_an_earlier_one_is_not(store: Store) -> None
     claim(store, 2)
     assert claimed_by(store, 1) == 11
     assert claimed_by(store, 11) is None
+
+
+def test_the_last_wish_counts_and_only_for_the_worker_it_was_meant_for(store: Store) -> None:
+    assert asked_to_save(store, 1) is None
+
+    ask_to_save(store, 1, by=1_800_000_000.5)
+    assert asked_to_save(store, 1) == Wish(by=1_800_000_000.5)
+
+    ask_to_save(store, 1)
+    assert asked_to_save(store, 1) == Wish()
+    assert asked_to_save(store, 2) is None

@@ -27,6 +27,7 @@ from tracking.entries import (
     BudgetRaised,
     Noted,
     Opened,
+    Repriced,
     Reserved,
     Settled,
     StateChanged,
@@ -224,6 +225,22 @@ def test_books_tell_a_runs_whole_life(ledger: Ledger) -> None:
     assert books.teardown == Teardown(proved=True)
     assert books.billed == Billed(micro_usd=7, final=True, source="cost explorer")
     assert books.mlflow_run_id == "f00"
+
+
+def test_an_attempt_knows_every_price_that_was_seen(ledger: Ledger) -> None:
+    ledger.open_run("a", opened())
+    begun = {"started_at": 10.0, "usd_per_hour": Decimal(20), "price_source": "aws"}
+    for number in (1, 2):
+        ledger.append("a", AttemptStarted.model_validate({"attempt": number} | begun))
+    change = {"at": 70.0, "usd_per_hour": Decimal(30), "source": "aws"}
+    early = {"at": 5.0, "usd_per_hour": Decimal(25), "source": "aws"}
+
+    ledger.append("a", Repriced.model_validate({"attempt": 1} | change))
+    ledger.append("a", Repriced.model_validate({"attempt": 2} | early))
+
+    first, second = ledger.books("a").attempts
+    assert first.prices.changes == ((10.0, Decimal(20)), (70.0, Decimal(30)))
+    assert second.prices.changes == ((10.0, Decimal(20)), (10.0, Decimal(25)))
 
 
 def test_entries_recorded_together_stand_together_or_not_at_all(ledger: Ledger) -> None:

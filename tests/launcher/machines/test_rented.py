@@ -23,6 +23,7 @@ from recipes.rundir import (
     write_model,
 )
 from tracking.books import Attempt
+from tracking.prices import Price, Prices
 
 SPOT = Offer(
     cloud="aws",
@@ -57,6 +58,7 @@ class Cloud:
         self.up: bool | None = True
         self.on_shutdown = True
         self.dead = False
+        self.prices: list[Price] | None = []
 
     # as SkyPilot
 
@@ -109,6 +111,11 @@ class Cloud:
         else:
             self.volumes.remove(leftover.id)
 
+    def spot_prices(self, *place: str | float) -> list[Price]:
+        if self.dead or self.prices is None:
+            raise ConnectionError("no route to AWS")
+        return self.prices
+
     def end_on_shutdown(self, machine: Instance) -> bool:
         return self.on_shutdown
 
@@ -132,7 +139,7 @@ class Post:
     def fetch(self, run: RunDir) -> None:
         return None
 
-    def ask_to_save(self, run: RunDir) -> None:
+    def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self.saves += 1
 
 
@@ -489,3 +496,58 @@ def test_nothing_was_rented_is_proved_at_once(run: RunDir, rented: RentedMachine
 
     assert released.proved is True
     assert released.paid == ()
+
+
+# ---- prices ----------------------------------------------------------------------------------
+
+
+def test_what_aws_charged_comes_with_the_paid_time_of_each_machine(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    limits = read_model(run.limits, Limits).model_copy(update={"started_at": clock.now})
+    write_model(run.limits, limits)
+    cloud.prices = [Price(clock.now, Decimal("21.5")), Price(clock.now + 60, Decimal(30))]
+    rented.start(run, SPOT.model_copy(update={"nodes": 2, "usd_per_hour": Decimal(43)}))
+    clock.now += 120.0
+
+    (paid,) = rented.release(run, 1).paid or ()
+
+    assert paid.prices == Prices(tuple(cloud.prices))  # of one machine, not of both
+    assert not paid.guessed
+
+
+def test_a_price_that_nobody_tells_is_said_to_be_a_guess(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    cloud.prices = None
+    rented.start(run, SPOT)
+
+    (paid,) = rented.release(run, 1).paid or ()
+
+    assert paid.prices is None
+    assert paid.guessed
+    assert rented.prices(SPOT, 0.0) is None
+
+
+def test_prices_are_asked_for_all_machines_together(cloud: Cloud, rented: RentedMachines) -> None:
+    cloud.prices = [Price(5.0, Decimal(20))]
+    two = SPOT.model_copy(update={"nodes": 2, "usd_per_hour": Decimal(43)})
+
+    assert rented.prices(two, 0.0) == Prices((Price(5.0, Decimal(40)),))
+
+
+@pytest.mark.parametrize("told", [[], [Price(5.0, Decimal("0.00001"))]])
+def test_where_aws_says_nothing_that_can_be_believed_the_offers_price_stays(
+    cloud: Cloud, rented: RentedMachines, told: list[Price]
+) -> None:
+    cloud.prices = told
+
+    assert rented.prices(SPOT, 0.0) == Prices.fixed(SPOT.usd_per_hour)
+
+
+def test_machines_on_demand_have_no_price_that_moves(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    cloud.prices = [Price(5.0, Decimal(20))]
+
+    assert rented.prices(SPOT.model_copy(update={"spot": False}), 0.0) is None

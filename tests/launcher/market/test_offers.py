@@ -201,6 +201,12 @@ def test_on_demand_a_zone_does_not_matter_and_as_spot_each_has_its_price(sky_hom
     assert not any(offer.spot for offer in on_demand)
     assert all(offer.spot for offer in spot)
     assert len({offer.zone for offer in spot if offer.region == "us-east-1"}) == 2
+    prices = {(o.cloud, o.region, o.instance_type): o.usd_per_hour for o in on_demand}
+    assert all(
+        offer.on_demand_usd_per_hour == prices.get((offer.cloud, offer.region, offer.instance_type))
+        for offer in spot
+    )
+    assert any(offer.highest_usd_per_hour > offer.usd_per_hour for offer in spot)
 
 
 def test_spot_that_is_no_cheaper_than_on_demand_is_offered_only_to_those_who_ask_for_spot(

@@ -97,7 +97,7 @@ class Market:
 
     def _move(self) -> None:
         if "moving prices" in self._world.troubles:
-            share = Decimal(self._world.chance.randint(20, 100)) / 100
+            share = Decimal(self._world.chance.choice((20, 70, 100, 100, 100))) / 100
             self.spot.append((int(self._world.now), self.on_demand * share))
             self._world.tell(f"a spot price is {self.spot[-1][1]:.2f} USD/h now")
             self._wait()

@@ -23,7 +23,7 @@ OVERSHOOT = Decimal("0.001")
 """Share of the budget that a run may pass it by."""
 
 
-UNWATCHED = frozenset({"kills", "absence", "absent cloud", "failing cloud"})
+UNWATCHED = frozenset({"kills", "absence", "absent cloud"})
 """Troubles in which a rise of the price may not be seen, or nothing be done about it: what it costs
 is not promised."""
 
@@ -217,7 +217,8 @@ class Invariants:
             self._fail(f"attempt {attempt} costs {bill} micro-dollars, more than was reserved")
         if self._is_silent:  # where it has not told its prices, those on demand count
             most += sum(machine.dearest(self._world.now) for machine in machines)
-            least = min(least, self._reserved_for[attempt])  # and no more than was reserved
+        if not self._is_watched:  # what is guessed is no more than what was reserved
+            least = min(least, self._reserved_for[attempt])
         if not least <= settled <= most:
             self._fail(
                 f"attempt {attempt} stands in the ledger with {settled} micro-dollars, and the "

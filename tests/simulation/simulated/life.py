@@ -87,7 +87,7 @@ class Life:
         self._is_driven = False
         nodes = 2 if "two nodes" in world.troubles else 1
         self._work = Work(
-            steps=world.chance.randint(2, 8) * (4 if "moving prices" in world.troubles else 1),
+            steps=world.chance.randint(2, 8) * (3 if "moving prices" in world.troubles else 1),
             step_s=STEP_S,
             save_s=world.chance.uniform(1, 15),
             evaluation_s=world.chance.uniform(1, 30),

@@ -20,6 +20,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import FiniteFloat, ValidationError
+
 from recipes.recipe import Part
 from recipes.rundir import RunDir, write_atomically
 from recipes.store import NotStoredError, Store
@@ -128,7 +130,7 @@ def restore(store: Store, run: RunDir, warn: Callable[[str], None]) -> None:
 class Wish(Part):
     """That a worker saves and ends."""
 
-    by: float | None = None
+    by: FiniteFloat | None = None
     """When all has to be saved [unix s]; `None`: it ends now."""
 
 
@@ -143,11 +145,14 @@ def ask_to_save(store: Store, attempt: int, by: float | None = None) -> None:
 
 
 def asked_to_save(store: Store, attempt: int) -> Wish | None:
-    """What the worker of this attempt is asked for, if it is to save and end."""
+    """What the worker of this attempt is asked for, if it is to save and end. Something that cannot
+    be read asks for it too: now."""
     try:
         return Wish.model_validate_json(store.get_bytes(_wish_key(attempt)))
     except NotStoredError:
         return None
+    except ValidationError:
+        return Wish()
 
 
 def _wish_key(attempt: int) -> str:

@@ -16,6 +16,7 @@ import sys
 import threading
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def _serve(plant: Plant, outside: socket.socket) -> None:
     gateway = Gateway(
         DomainDispatcherApplication(create_backend_app),
         book,
-        Policies(lambda region, name: _tags(clouds[region], name)),
+        Policies(_tags),
         changed=levers.after,
         hosts=levers.hosts,
         pull=levers.pull,
@@ -85,9 +86,10 @@ def _instance(host: Host | None) -> Any:
     return host.instance if host else None
 
 
-def _tags(ec2: Any, name: str) -> dict[str, str]:
+def _tags(region: str, name: str) -> dict[str, str]:
     asked = [{"Name": "resource-id", "Values": [name]}]
-    return {tag["Key"]: tag["Value"] for tag in ec2.describe_tags(Filters=asked)["Tags"]}
+    tags = _client("ec2", region).describe_tags(Filters=asked)["Tags"]
+    return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 def _listen(gateway: Gateway, listening: socket.socket) -> None:
@@ -106,6 +108,7 @@ def _listen(gateway: Gateway, listening: socket.socket) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
+@cache
 def _client(service: str, region: str) -> Any:
     import boto3
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from recipes.money import SECONDS_PER_HOUR
@@ -331,9 +332,12 @@ def _attempt(
         price_as_of=started.price_as_of,
         offer=started.offer,
         reservation=started.reservation,
-        repriced=tuple(
-            Price(max(change.at, started.started_at), change.usd_per_hour)
-            for change in changes
-            if change.attempt == started.attempt
-        ),
+        repriced=_repriced(started, changes),
     )
+
+
+def _repriced(started: AttemptStarted, changes: list[Repriced]) -> tuple[Price, ...]:
+    own = [change for change in changes if change.attempt == started.attempt]
+    # In the order of the ledger: the clocks of those who wrote them may differ.
+    times = accumulate((max(change.at, started.started_at) for change in own), max)
+    return tuple(Price(at, change.usd_per_hour) for at, change in zip(times, own, strict=True))

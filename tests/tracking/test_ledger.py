@@ -238,8 +238,10 @@ def test_an_attempt_knows_every_price_that_was_seen(ledger: Ledger) -> None:
     ledger.append("a", Repriced.model_validate({"attempt": 1} | change))
     ledger.append("a", Repriced.model_validate({"attempt": 2} | early))
 
+    ledger.append("a", Repriced.model_validate({"attempt": 1} | change | {"at": 65.0}))  # its clock
+
     first, second = ledger.books("a").attempts
-    assert first.prices.changes == ((10.0, Decimal(20)), (70.0, Decimal(30)))
+    assert [price.since for price in first.prices.changes] == [10.0, 70.0, 70.0]
     assert second.prices.changes == ((10.0, Decimal(20)), (10.0, Decimal(25)))
 
 

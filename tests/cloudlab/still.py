@@ -83,8 +83,7 @@ class Still:
         home.mkdir(parents=True, exist_ok=True)
         with suppress(cloud.client("s3").exceptions.BucketAlreadyOwnedByYou):
             cloud.client("s3").create_bucket(Bucket=BUCKET)
-        self._prefix = f"{home.parent.name}-{home.name}"
-        self.store = f"s3://{BUCKET}/{self._prefix}"
+        self.store = f"s3://{BUCKET}/{home.parent.name}-{home.name}"
         self._env = {"STILLHOUSE_HOME": str(home), "STILLHOUSE_STORE": self.store}
 
     def run(self, *words: object, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -110,11 +109,12 @@ class Still:
         return Run(self, found[1], launcher, output)
 
     def _keep_to_policies(self) -> None:
-        """Let this machine and the nodes do what `still policy aws` prints, and nothing else."""
-        launcher = aws_policy("launcher", BUCKET, self._prefix)
-        node = aws_policy("node", BUCKET, self._prefix, autodown=True)
-        self.cloud.allow_only(KEY, launcher)
-        self.cloud.allow_only(ROLE_KEY, node)
+        """Let this machine and the nodes do what `still policy aws` prints, and nothing else.
+
+        For the whole bucket: machines of another home may be there too.
+        """
+        self.cloud.allow_only(KEY, aws_policy("launcher", BUCKET, ""))
+        self.cloud.allow_only(ROLE_KEY, aws_policy("node", BUCKET, "", autodown=True))
 
     @contextmanager
     def everything_lost(self) -> Iterator[None]:

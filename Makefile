@@ -42,7 +42,7 @@ test-fast: env ## the tests that take a moment
 test: check test-here test-cloud ## static checks and every test; those on the emulated cloud need root
 
 test-here: env ## every test but those on the emulated cloud
-	$(BIN)/python -m pytest -n 2 -m 'not cloudlab'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not cloudlab'
 
 test-cloud: env ## the tests on the emulated cloud, with the real SkyPilot; needs root
 	$(BIN)/python -m pytest -m cloudlab

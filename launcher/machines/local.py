@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from launcher.machines.backend import Released, Sight
@@ -115,20 +115,25 @@ def is_locked(path: Path) -> bool:
 class Follower:
     """The right to drive a run: one process at a time has it, for as long as it lives.
 
-    Raises:
-        RefusedError: another process drives this run.
+    Entering raises RefusedError where another process drives this run.
     """
 
-    def __init__(self, run: RunDir) -> None:
-        self._lock = os.open(run.path / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        if not _take_patiently(self._lock):
-            os.close(self._lock)
-            raise RefusedError(
-                f"another process follows {run.path.name} already. See it with "
-                f"`still logs {run.path.name} -f`, or stop it with `still stop {run.path.name}`."
-            )
+    def __init__(self, run: RunDir, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._run = run
+        self._sleep = sleep
 
     def __enter__(self) -> "Follower":
+        self._lock = os.open(self._run.path / "launcher.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _take_patiently(self._lock, self._sleep):
+                raise RefusedError(
+                    f"another process follows {self._run.path.name} already. See it with "
+                    f"`still logs {self._run.path.name} -f`, or stop it with "
+                    f"`still stop {self._run.path.name}`."
+                )
+        except BaseException:
+            os.close(self._lock)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,13 +148,13 @@ def _take(lock: int) -> bool:
     return True
 
 
-def _take_patiently(lock: int) -> bool:
+def _take_patiently(lock: int, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Take a lock that somebody may hold for a moment: to see whether it is held, or a child that
     has not become its own program yet."""
     for _ in range(20):
         if _take(lock):
             return True
-        time.sleep(0.01)
+        sleep(0.01)
     return False
 
 

@@ -114,7 +114,7 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
         StillhouseError: it failed, and says why.
     """
     run = house.home.run(run_id)
-    with Follower(run), _in_the_store(house):
+    with Follower(run, house.sleep), _in_the_store(house):
         attempt = house.ledger.books(run_id).open_attempt
         if attempt is not None and house.backend.look(run) != "alive":
             close_attempt(house, run, attempt, seen=False)
@@ -139,7 +139,7 @@ def release(house: House, run_id: str) -> None:
         TeardownUnprovedError: something may still be there.
     """
     run = house.home.run(run_id)
-    with Follower(run), _in_the_store(house):
+    with Follower(run, house.sleep), _in_the_store(house):
         if attempt := house.ledger.books(run_id).open_attempt:
             close_attempt(house, run, attempt)
             reason = "everything was given back"

@@ -113,8 +113,9 @@ def test_nobody_lives_on_a_folder_where_nothing_was_started(run: RunDir) -> None
 
 
 def test_the_right_to_drive_ends_with_its_holder(run: RunDir) -> None:
-    with Follower(run), pytest.raises(RefusedError, match="another process follows"):
-        Follower(run)
+    refused = pytest.raises(RefusedError, match="another process follows")
+    with Follower(run), refused, Follower(run, sleep=lambda _seconds: None):
+        pass
 
     with Follower(run):
         pass

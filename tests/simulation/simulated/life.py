@@ -198,10 +198,13 @@ class Life:
         """As `still budget --raise` does."""
         if not self.world.happens("raises", 0.7):
             return None
-        self._ledger.append(RUN, BudgetRaised(micro_usd=self.invariants.account.budget // 2))
-        runs.reopen(self._run)
-        withdraw_results(self._store.inner)
-        self._ledger.append(RUN, StateChanged(state="interrupted", reason="raised"))
+        try:
+            self._ledger.append(RUN, BudgetRaised(micro_usd=self.invariants.account.budget // 2))
+            runs.reopen(self._run)
+            withdraw_results(self._store.inner)
+            self._ledger.append(RUN, StateChanged(state="interrupted", reason="raised"))
+        except Killed:
+            self.world.tell("killed while it raised the budget")
         return "drive"
 
     def _expect_visitors(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from silent_view import SilentView
 from tiny_recipe import TINY
+from two_homes import RUN, OneCloud
 
 from launcher.cli import cli
 from launcher.machines.backend import Released, Sight
@@ -33,7 +34,7 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
-from recipes.store import StoreUnreachableError
+from recipes.store import FolderStore, StoreUnreachableError
 from tracking.home import home
 from tracking.ledger import Ledger
 from tracking.prices import Prices
@@ -266,6 +267,18 @@ def house(
 
 
 Still = Callable[..., Result]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """The store of all runs, where two homes meet."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, runs: Path, clock: Clock) -> OneCloud:
+    """What two homes rent from."""
+    return OneCloud(tmp_path / "nodes", FolderStore(runs / RUN), clock)
 
 
 @pytest.fixture

@@ -6,32 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shaky_store import Killed
 from two_homes import RUN, OneCloud, OneHome, one_home
 
 from launcher.outside import Outside
 from launcher.plans.plan import Plan
 from launcher.runs.run import drive, open_run
 from recipes.recipe import Recipe
-from recipes.store import FolderStore
 from tracking.entries import Git, StateChanged
 
 Clock = Any
 Still = Any
-
-
-class DiedError(BaseException):
-    """A process of another home is no more."""
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """The store of all runs."""
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, runs: Path, clock: Clock) -> OneCloud:
-    return OneCloud(tmp_path / "nodes", FolderStore(runs / RUN), clock)
 
 
 @pytest.fixture
@@ -56,10 +41,10 @@ def bob(outside: Outside, cloud: OneCloud) -> Outside:
 
 def left_alone(ada: OneHome, clock: Clock) -> None:
     def dies() -> None:
-        raise DiedError
+        raise Killed
 
     clock.on_sleep = dies
-    with pytest.raises(DiedError):
+    with pytest.raises(Killed):
         drive(ada.house, RUN)
 
 

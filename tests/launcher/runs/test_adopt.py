@@ -30,17 +30,6 @@ Clock = Any
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """The store of all runs."""
-    return tmp_path / "runs"
-
-
-@pytest.fixture
-def cloud(tmp_path: Path, runs: Path, clock: Clock) -> OneCloud:
-    return OneCloud(tmp_path / "nodes", FolderStore(runs / RUN), clock)
-
-
-@pytest.fixture
 def make_home(
     tmp_path: Path, runs: Path, cloud: OneCloud, clock: Clock
 ) -> Iterator[Callable[[str], OneHome]]:

@@ -30,7 +30,7 @@ from still import BUCKET, RECIPE, Still  # noqa: E402
 from emulated.cloud import Cloud  # noqa: E402
 from emulated.folder import LabFolder  # noqa: E402
 from emulated.lab import Lab  # noqa: E402
-from launcher.machines.rented import Rented  # noqa: E402
+from launcher.machines.rented_book import Rented  # noqa: E402
 from launcher.machines.task import node_folder, task_yaml  # noqa: E402
 from recipes.rundir import (  # noqa: E402
     Limits,

@@ -1,37 +1,33 @@
 """Rented machines as a place to run: a cluster by SkyPilot, watched through the run store and AWS.
 
-What was rented is written into the run's folder before it is asked for (`rented.jsonl`), and asked
-of the cloud afterwards, by tag. So whoever comes later, after a kill at any moment, finds it.
+What was rented is written down before it is asked for (`rented_book`), and asked of the cloud
+afterwards, by tag. So whoever comes later, after a kill at any moment, finds it.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from launcher.errors import ProvisionError
 from launcher.machines.aws import Aws, Instance
+from launcher.machines.aws_prices import node_prices
 from launcher.machines.backend import Paid, Released, Sight
+from launcher.machines.rented_book import Rented, all_rented, cluster_name, remember
 from launcher.machines.skypilot import JobState
 from launcher.machines.teardown import Teardown
-from launcher.market.offers import LOCAL, Offer
-from launcher.market.spot_prices import BELIEVED_FACTOR
+from launcher.market.offers import Offer
 from recipes.privacy import redacted
-from recipes.recipe import Part
 from recipes.rundir import (
     Limits,
     RunDir,
     WorkerEnded,
     attempt_events,
-    open_for_appending,
     read_events,
-    read_lines,
     read_model,
-    write_atomically,
 )
-from tracking.books import Attempt
 from tracking.prices import Prices
 
 ASK_CLOUD_EVERY_S = 10.0
@@ -100,16 +96,6 @@ def in_a_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-class Rented(Part):
-    """One cluster that was asked for."""
-
-    attempt: int
-    cluster: str
-    offer: Offer
-    elsewhere: bool = False
-    """Another home asked for it, so that SkyPilot here knows nothing of it."""
-
-
 class _LastWords:
     """The last word of each attempt's worker. Each line of the events is read once."""
 
@@ -165,10 +151,10 @@ class RentedMachines:
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
-        rented = Rented(attempt=attempt, cluster=_cluster(run, attempt), offer=offer)
+        rented = Rented(attempt=attempt, cluster=cluster_name(run, attempt), offer=offer)
         task = self._task(run, offer, rented.cluster)
         self._mail.send(run)
-        _remember(run, rented)
+        remember(run, rented)
         self._sky.launch(task, rented.cluster, _log(run), self._patience_s(run, offer))
         if offer.cloud == "aws":
             self._end_on_shutdown(run, rented)
@@ -182,7 +168,7 @@ class RentedMachines:
 
     def look(self, run: RunDir) -> Sight:
         self._mail.fetch(run)
-        rented = _newest(run)
+        rented = next(reversed(all_rented(run)), None)
         now = self._clock()
         if rented is None or self._has_ended(run, rented.attempt, now):
             return "ended"
@@ -204,11 +190,11 @@ class RentedMachines:
         self._mail.ask_to_save(run, by)
 
     def kill(self, run: RunDir) -> None:
-        for rented in _all(run)[-1:]:
+        for rented in all_rented(run)[-1:]:
             self._down(run, rented)
 
     def release(self, run: RunDir, attempt: int) -> Released:
-        history = _all(run)
+        history = all_rented(run)
         if not history:
             return Released(proved=True, detail="nothing was rented", paid=())
         self._mail.fetch(run)
@@ -243,7 +229,7 @@ class RentedMachines:
         """
         limits, now = read_model(run.limits, Limits), self._clock()
         until = min(now, money_ends_at(limits) + self.closing_s)
-        offer = _all(run)[-1].offer
+        offer = all_rented(run)[-1].offer
         paid = [
             self._priced(
                 Paid(
@@ -266,32 +252,16 @@ class RentedMachines:
     def _priced(self, paid: Paid, offer: Offer) -> Paid:
         """With what AWS charged for it, where that moves and AWS tells."""
         for _ in range(PRICE_LOOKS if offer.moves else 0):
-            if (prices := self._node_prices(offer, paid.started_at)) is not None:
+            if (
+                prices := node_prices(self._aws, offer, paid.started_at, self._clock())
+            ) is not None:
                 return replace(paid, prices=prices)
             self._sleep(PRICE_LOOK_S)
         return replace(paid, guessed=offer.moves or paid.guessed)
 
     def prices(self, offer: Offer, since: float) -> Prices | None:
-        of_one = self._node_prices(offer, since)
+        of_one = node_prices(self._aws, offer, since, self._clock())
         return None if of_one is None else of_one.times(offer.nodes)
-
-    def _node_prices(self, offer: Offer, since: float) -> Prices | None:
-        if not (offer.moves and offer.region and offer.zone and offer.instance_type):
-            return None
-        place = offer.region, offer.zone, offer.instance_type
-        try:
-            told = self._aws([offer.region]).spot_prices(*place, since, self._clock())
-        except Exception:  # noqa: BLE001 - whatever it is, nobody tells
-            return None
-        likely = offer.usd_per_node_hour
-        believed = [
-            price
-            for price in told
-            if likely / BELIEVED_FACTOR <= price.usd_per_hour <= likely * BELIEVED_FACTOR
-        ]
-        if not believed:  # AWS says nothing of them: the price of the offer is all there is
-            return Prices.fixed(likely)
-        return Prices(tuple(believed))
 
     def _may_come_yet(self, run: RunDir, rented: Rented) -> bool:
         """Whether another home's SkyPilot, which nobody can ask here, may still be launching."""
@@ -382,46 +352,3 @@ def _log(run: RunDir) -> Path:
 def _note(run: RunDir, error: Exception) -> None:
     with _log(run).open("a") as log:
         log.write(f"{redacted(str(error))}\n")
-
-
-def _book(run: RunDir) -> Path:
-    return run.path / "rented.jsonl"
-
-
-def rebuild_book(
-    run: RunDir, attempts: Iterable[Attempt], elsewhere: Callable[[int], bool]
-) -> None:
-    """Write down what was rented for a run, as its ledger tells it.
-
-    Args:
-        elsewhere: whether another home asked for the machines of an attempt.
-    """
-    lines = [
-        Rented(
-            attempt=attempt.number,
-            cluster=_cluster(run, attempt.number),
-            offer=Offer.from_json(attempt.offer),
-            elsewhere=elsewhere(attempt.number),
-        ).model_dump_json()
-        for attempt in attempts
-        if attempt.offer.get("cloud") != LOCAL
-    ]
-    write_atomically(_book(run), "".join(f"{line}\n" for line in lines).encode())
-
-
-def _cluster(run: RunDir, attempt: int) -> str:
-    return f"{run.path.name}-{attempt}"
-
-
-def _remember(run: RunDir, rented: Rented) -> None:
-    with open_for_appending(_book(run)) as book:
-        book.write(rented.model_dump_json().encode() + b"\n")
-
-
-def _all(run: RunDir) -> list[Rented]:
-    return [Rented.model_validate_json(line) for line, _ in read_lines(_book(run))]
-
-
-def _newest(run: RunDir) -> Rented | None:
-    history = _all(run)
-    return history[-1] if history else None

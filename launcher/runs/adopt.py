@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from launcher.machines.local import Follower
-from launcher.machines.rented import rebuild_book
+from launcher.machines.rented_book import rebuild_book
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan
 from launcher.runs.attempts import write_off

@@ -9,7 +9,8 @@ import pytest
 
 from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.aws import Instance, Leftover
-from launcher.machines.rented import LAUNCH_S, RentedMachines, rebuild_book
+from launcher.machines.rented import LAUNCH_S, RentedMachines
+from launcher.machines.rented_book import rebuild_book
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
 from recipes.rundir import (

@@ -13,14 +13,16 @@ help: ## this list
 env: $(STAMP) ## .venv with exact versions; seconds when nothing changed
 
 # torch: constraints.txt pins the version; where pip finds a CPU build of it, that one is taken.
-# compat: a plain path entry; the default import hook would cost every start of `still` 20 ms.
+# compat: a plain path entry; the default import hook would cost every start of `still` 20 ms. It is
+# deprecated, and setuptools says so at length.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "stillhouse needs Python 3.11 or newer: make env PYTHON=/path/to/python3"; exit 1; }
-	@echo "setting up .venv (some minutes the first time)"
+	@echo "setting up .venv (some minutes the first time): a dot for each package, and then they are unpacked"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip setuptools wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
-		--config-settings editable_mode=compat
+	@set -o pipefail; PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check \
+		-c constraints.txt -e '.[dev]' --config-settings editable_mode=compat | \
+		awk '/^Collecting/ {printf "."; fflush()} END {print ""}'
 	@touch $(STAMP)
 
 quickstart: env ## two real distillations on this machine, their receipts and their comparison

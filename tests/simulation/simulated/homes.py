@@ -72,7 +72,7 @@ class TwoHomes(Life):
         super().__init__(seed, folder, parts, tell_story=tell_story)
         stored = SharedStore(self.invariants)
         self._store = StoreInTheWorld(self.world, stored)
-        self.invariants._store = stored
+        self.invariants.store = stored
         self._stored = stored
         self._places = [
             Place(name, Home(folder / name), Server(self.world, self.cloud, self._make_node))
@@ -107,7 +107,7 @@ class TwoHomes(Life):
         self._place, self._ledger = place, place.ledger
         self._home, self._server = place.home, place.server
         self._run = place.home.run(RUN)
-        self.invariants._book = self._run.path / "rented.jsonl"
+        self.invariants.book = self._run.path / "rented.jsonl"
 
     def _other(self) -> Place:
         return self._places[1 - self._places.index(self._place)]
@@ -162,8 +162,8 @@ class TwoHomes(Life):
         """The other home takes the run over while this one sleeps in the midst of something."""
         if not self._is_driven:
             return
-        before, to_live = self._place, self.world._boundaries_to_live
-        self.world._boundaries_to_live = None
+        before, to_live = self._place, self.world.boundaries_to_live
+        self.world.boundaries_to_live = None
         self._be(self._other())
         try:
             self._adopt()
@@ -173,7 +173,7 @@ class TwoHomes(Life):
         except StillhouseError as error:
             self.world.tell(f"the other home: {error!r}")
         finally:
-            self.world._boundaries_to_live = to_live
+            self.world.boundaries_to_live = to_live
             self._be(before)
 
     def _give_everything_back(self) -> None:

@@ -73,7 +73,8 @@ class Invariants:
     def __init__(self, world: World, cloud: Cloud, store: Store, book: Path) -> None:
         """
         Args:
-            book: the run's `rented.jsonl`.
+            store: of the run.
+            book: the run's `rented.jsonl`, of the home that drives it now.
         """
         self.account = Account()
         self.rows: Rows = []
@@ -81,8 +82,8 @@ class Invariants:
         """What the cloud charged beyond the budget, as a share of it."""
         self._world = world
         self._cloud = cloud
-        self._store = store
-        self._book = book
+        self.store = store
+        self.book = book
         self._safe_step = 0
         # At the end the world is calm, whatever was in it before.
         self._is_watched = "moving prices" not in world.troubles or not world.troubles & UNWATCHED
@@ -135,7 +136,7 @@ class Invariants:
             self._fail(f"{machine.id} comes to be, and nothing is reserved for it")
         if machine.attempt in self.account.ended:
             self._fail(f"{machine.id} comes to be for attempt {machine.attempt}, which is over")
-        asked_for = self._book.read_text() if self._book.exists() else ""
+        asked_for = self.book.read_text() if self.book.exists() else ""
         if f'"attempt":{machine.attempt},' not in asked_for:
             self._fail(f"{machine.id} comes to be before its cluster is written down")
         allowed_s = min(self._paid_for_s(attempt), self._hours_left_s(attempt))
@@ -169,7 +170,7 @@ class Invariants:
             self.check_checkpoint()
 
     def check_checkpoint(self) -> None:
-        newest = newest_checkpoint(self._store) if self._safe_step else None
+        newest = newest_checkpoint(self.store) if self._safe_step else None
         if self._safe_step and (newest is None or newest.step < self._safe_step):
             self._fail(f"the checkpoint of step {self._safe_step} is lost")
 

@@ -1,10 +1,12 @@
 """Six bugs, planted on purpose: each is the real code but for one thing, and has to be found."""
 
 from dataclasses import dataclass
+from unittest.mock import patch
 
 from launcher.machines import rented
 from launcher.machines.aws import Leftover
 from launcher.machines.rented import RentedMachines
+from launcher.machines.rented_book import remember
 from launcher.market.offers import Offer
 from recipes.rundir import Limits, RunDir
 from simulated.cloud import AwsOneByOne
@@ -36,14 +38,12 @@ class CreatesBeforeItRecords(RentedMachines):
     """What is rented is written down only when it is there."""
 
     def start(self, run: RunDir, offer: Offer) -> None:
-        remember, held_back = rented._remember, []
-        rented._remember = lambda *what: held_back.append(what)  # type: ignore[assignment]
-        try:
-            super().start(run, offer)
-        finally:
-            rented._remember = remember
-            for what in held_back:
-                remember(*what)
+        with patch.object(rented, remember.__name__) as held_back:
+            try:
+                super().start(run, offer)
+            finally:
+                for call in held_back.call_args_list:
+                    remember(*call.args)
 
 
 class LooksOnce(AwsOneByOne):

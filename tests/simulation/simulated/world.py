@@ -93,7 +93,7 @@ class World:
         self.troubles = {name for name in TROUBLES if self.chance.random() < share}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._scheduled = 0
-        self._boundaries_to_live: int | None = None
+        self.boundaries_to_live: int | None = None
         self.tell(f"world {seed}, with {', '.join(sorted(self.troubles)) or 'no trouble'}")
 
     # ---- chance
@@ -112,7 +112,7 @@ class World:
             "silent ends",
             "skew",
         }
-        self._boundaries_to_live = None
+        self.boundaries_to_live = None
 
     # ---- time
 
@@ -138,9 +138,9 @@ class World:
 
     def begin_process(self) -> None:
         """From here on a process of ours runs, which may not have long to live."""
-        self._boundaries_to_live = None
+        self.boundaries_to_live = None
         if self.happens("kills", 0.8):
-            self._boundaries_to_live = int(10 ** self.chance.uniform(0, 2.6))
+            self.boundaries_to_live = int(10 ** self.chance.uniform(0, 2.6))
 
     def boundary(self, what: str) -> None:
         """Where a process of ours may be killed.
@@ -148,10 +148,10 @@ class World:
         Raises:
             Killed: it is.
         """
-        if self._boundaries_to_live is not None:
-            self._boundaries_to_live -= 1
-            if self._boundaries_to_live < 0:
-                self._boundaries_to_live = None
+        if self.boundaries_to_live is not None:
+            self.boundaries_to_live -= 1
+            if self.boundaries_to_live < 0:
+                self.boundaries_to_live = None
                 self.tell(f"KILLED {what}")
                 raise Killed
 

@@ -116,6 +116,8 @@ class Server:
         assert request.node is not None, "a job is submitted to a machine that is set up"
         request.node.run_job()
         request.end()
+        if self.world.happens("dying workers", 0.4):
+            self.world.at(self.world.chance.uniform(0, 300), request.node.hang)
 
     def _die(self, request: Request) -> None:
         # With nobody left to be told of it, the machine would have neither a timer nor a watcher:
@@ -153,8 +155,6 @@ class Server:
             later(lambda: request.node and request.node.die("the machine rebooted"))
         if world.happens("dying workers", 0.4):
             later(lambda: request.node and request.node.die("killed"))
-        elif world.happens("dying workers", 0.3):
-            later(lambda: request.node and request.node.hang())
 
     def _reclaim(self, request: Request, machine: Machine) -> None:
         """AWS gives notice, and takes the machine two minutes later."""

@@ -1,10 +1,11 @@
 """What is the same again and again is done once, so that there can be many worlds.
 
-Nothing here is seen by a world: the same bytes make the same frozen model, and when memory is
-tidied up is of no account to it.
+Nothing here is seen by a world: the same bytes make the same frozen model, when memory is tidied up
+is of no account to it, and neither is the environment, which is searched for secrets at every error.
 """
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -40,6 +41,7 @@ def economy() -> Iterator[None]:
         with (
             patch.object(Part, "model_validate_json", classmethod(read)),
             patch.object(events, "validate_json", read_event),
+            patch.dict(os.environ, clear=True),
         ):
             yield
     finally:

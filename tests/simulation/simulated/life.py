@@ -100,9 +100,10 @@ class Life:
                 world, each.offer.usd_per_node_hour, on_demand
             )
         needed_s = self._work.steps * STEP_S + 900
+        most = 1.2 if "moving prices" in world.troubles else 3
         self._budget = (
             self._plan.offer.usd_per_hour
-            * Decimal(round(needed_s * world.chance.uniform(0.6, 3)))
+            * Decimal(round(needed_s * world.chance.uniform(0.6, most)))
             / 3600
         ).quantize(Decimal("0.000001"))
         hours = Decimal(round(needed_s * world.chance.uniform(0.5, 2))) / 3600
@@ -143,8 +144,8 @@ class Life:
                 return
             act = after
             unguarded = any(request.is_unguarded for request in self._server.requests)
-            late = self.world.happens("absence", 0.5) and not unguarded
-            self.world.pass_time(10 ** (chance.uniform(2, 4.3) if late else chance.uniform(-1, 2)))
+            late = self.world.happens("absence", 0.8) and not unguarded
+            self.world.pass_time(10 ** (chance.uniform(3, 4.6) if late else chance.uniform(-1, 2)))
 
     def _give_everything_back(self) -> None:
         self.world.calm_down()

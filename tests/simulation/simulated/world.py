@@ -139,8 +139,16 @@ class World:
     def begin_process(self) -> None:
         """From here on a process of ours runs, which may not have long to live."""
         self.boundaries_to_live = None
-        if self.happens("kills", 0.8):
+        if self.happens("kills", 0.5):
             self.boundaries_to_live = int(10 ** self.chance.uniform(0, 2.6))
+        elif self.happens("kills", 0.8):
+            # By the clock, so that it is killed in what takes long as well as where much is done.
+            self.at(self.chance.uniform(0, 1800), self._kill)
+
+    def _kill(self) -> None:
+        """End whichever process of ours runs then, at its next boundary."""
+        if "kills" in self.troubles:
+            self.boundaries_to_live = 0
 
     def boundary(self, what: str) -> None:
         """Where a process of ours may be killed.

@@ -1,7 +1,7 @@
 """What is the same again and again is done once, so that there can be many worlds.
 
 Nothing here is seen by a world: the same bytes make the same frozen model, when memory is tidied up
-is of no account to it, and neither is the environment, which is searched for secrets at every error.
+is of no account to it, and neither is the environment, which each error is searched for.
 """
 
 import gc

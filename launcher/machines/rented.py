@@ -4,6 +4,7 @@ What was rented is written down before it is asked for (`rented_book`), and aske
 afterwards, by tag. So whoever comes later, after a kill at any moment, finds it.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ ASK_CLOUD_EVERY_S = 10.0
 """How often AWS is asked whether the machines are still there [s]."""
 
 ASK_SKYPILOT_EVERY_S = 20.0
-"""How often SkyPilot is asked for the job, which takes it some seconds [s]."""
+"""How often SkyPilot is asked for the job, which takes it and the machine some seconds [s]."""
 
 RESULTS_S = 300.0
 """How long the results of a worker that has ended are waited for, before its machine goes [s]."""
@@ -96,20 +97,25 @@ def in_a_thread(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-class _LastWords:
-    """The last word of each attempt's worker. Each line of the events is read once."""
+class _Heard:
+    """What the events of a run tell. Each line is read once."""
 
     def __init__(self, events: Path) -> None:
+        self.at = -math.inf
+        """When something new was last found there [unix s]."""
         self._events = events
         self._read = 0
-        self._words: dict[int, WorkerEnded] = {}
+        self._last_words: dict[int, WorkerEnded] = {}
 
-    def of(self, attempt: int) -> WorkerEnded | None:
+    def listen(self, now: float) -> None:
         for event, end in read_events(self._events, self._read):
-            self._read = end
+            self._read, self.at = end, now
             if isinstance(event, WorkerEnded):
-                self._words[event.attempt] = event
-        return self._words.get(attempt)
+                self._last_words[event.attempt] = event
+
+    def last_word(self, attempt: int) -> WorkerEnded | None:
+        """Of an attempt's worker."""
+        return self._last_words.get(attempt)
 
 
 class RentedMachines:
@@ -147,7 +153,7 @@ class RentedMachines:
         self._asked_sky = clock()
         self._asking_sky = False
         self._sky_says: dict[str, Sight] = {}
-        self._last_words: dict[Path, _LastWords] = {}
+        self._heard: dict[Path, _Heard] = {}
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
@@ -170,15 +176,15 @@ class RentedMachines:
         self._mail.fetch(run)
         rented = next(reversed(all_rented(run)), None)
         now = self._clock()
-        if rented is None or self._has_ended(run, rented.attempt, now):
+        heard = self._heard.setdefault(run.events, _Heard(run.events))
+        heard.listen(now)
+        if rented is None or _has_ended(run, heard.last_word(rented.attempt), now):
             return "ended"
         if now - self._asked_cloud >= ASK_CLOUD_EVERY_S:
             self._asked_cloud = now
             if self._was_taken(run, rented):
                 return "lost"
-        if now - self._asked_sky >= ASK_SKYPILOT_EVERY_S and not self._asking_sky:
-            self._asked_sky, self._asking_sky = now, True
-            self._aside(lambda: self._ask_skypilot_for(rented))
+        self._ask_skypilot_now_and_then(rented, heard.at, now)
         sight = self._sky_says.get(rented.cluster, "alive")
         if sight == "ended":
             self._mail.fetch(run)  # its last words may have come since
@@ -270,13 +276,13 @@ class RentedMachines:
 
     # ---- asking and ending
 
-    def _has_ended(self, run: RunDir, attempt: int, now: float) -> bool:
-        """Whether the worker has said its last word, and its results have come."""
-        words = self._last_words.setdefault(run.events, _LastWords(run.events)).of(attempt)
-        if words is None:
-            return False
-        comes_yet = words.status in ("done", "stopped") and not run.done.exists()
-        return not comes_yet or now - words.t > RESULTS_S
+    def _ask_skypilot_now_and_then(self, rented: Rented, heard_at: float, now: float) -> None:
+        """A worker that is heard of runs; but that of several machines all are there, no cloud
+        but AWS tells except through SkyPilot."""
+        knows = max(self._asked_sky, heard_at if rented.offer.cloud == "aws" else -math.inf)
+        if now - knows >= ASK_SKYPILOT_EVERY_S and not self._asking_sky:
+            self._asked_sky, self._asking_sky = now, True
+            self._aside(lambda: self._ask_skypilot_for(rented))
 
     def _ask_skypilot_for(self, rented: Rented) -> None:
         try:
@@ -339,6 +345,14 @@ class RentedMachines:
         left = [cluster for cluster, answer in up.items() if answer]
         detail = f"still up: {', '.join(left)}" if left else "SkyPilot asked the cloud: all is gone"
         return Released(proved=not left, detail=detail)
+
+
+def _has_ended(run: RunDir, last: WorkerEnded | None, now: float) -> bool:
+    """Whether the worker has said its last word, and its results have come."""
+    if last is None:
+        return False
+    comes_yet = last.status in ("done", "stopped") and not run.done.exists()
+    return not comes_yet or now - last.t > RESULTS_S
 
 
 def _regions(history: list[Rented]) -> list[str]:

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,20 +93,28 @@ class Still:
 
     def launch(self, recipe: Path, *flags: object, env: Mapping[str, str] | None = None) -> "Run":
         """Launch a run; returns as soon as it has a name."""
+        return self._begin(("launch", recipe, "--yes", *flags), r"^started (\S+)$", env or {})
+
+    def adopt(self, run: "Run") -> "Run":
+        """Take over a run of another home; returns as soon as this one drives it."""
+        words = ("adopt", run.store, run.id, "--yes")
+        return self._begin(words, r"^(\S+) is driven from here$", {})
+
+    def _begin(self, words: Sequence[object], sign: str, env: Mapping[str, str]) -> "Run":
+        """Start a command that drives a run; returns when the sign, with its name, was given."""
         self._keep_to_policies()
-        output = self.home.path / f"launch-{len(list(self.home.path.glob('launch-*')))}.log"
-        words = ("launch", recipe, "--yes", *flags)
-        launcher = self.lab.start(_command(words), output=output, env=self._env | dict(env or {}))
+        output = self.home.path / f"driver-{len(list(self.home.path.glob('driver-*')))}.log"
+        driver = self.lab.start(_command(words), output=output, env=self._env | dict(env))
 
-        def started() -> "re.Match[str] | None":
-            if launcher.poll() is not None:
-                raise AssertionError(f"it did not start: {output.read_text()}")
-            return re.search(r"^started (\S+)$", output.read_text(), re.MULTILINE)
+        def begun() -> "re.Match[str] | None":
+            if driver.poll() is not None:
+                raise AssertionError(f"it did not begin: {output.read_text()}")
+            return re.search(sign, output.read_text(), re.MULTILINE)
 
-        wait_until(started, PATIENCE_S, "a run that has a name")
-        found = started()
+        wait_until(begun, PATIENCE_S, "a run that is driven")
+        found = begun()
         assert found is not None
-        return Run(self, found[1], launcher, output)
+        return Run(self, found[1], driver, output)
 
     def _keep_to_policies(self) -> None:
         """Let this machine and the nodes do what `still policy aws` prints, and nothing else.
@@ -150,20 +158,21 @@ class Run:
     """One run: what a person sees of it, and what the cloud has of it."""
 
     def __init__(
-        self, still: Still, run_id: str, launcher: "subprocess.Popen[bytes]", output: Path
+        self, still: Still, run_id: str, driver: "subprocess.Popen[bytes]", output: Path
     ) -> None:
         self.id = run_id
+        self.store = still.store
         self.folder: RunDir = still.home.run(run_id)
         self._still = still
-        self._launcher = launcher
+        self._driver = driver
         self._output = output
 
     # ---- what it says
 
     def end(self) -> int:
-        """The exit code of its launcher."""
+        """The exit code of the command that drives it."""
         try:
-            return self._launcher.wait(PATIENCE_S)
+            return self._driver.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it goes on and on:\n{self.story()}") from None
 
@@ -208,7 +217,7 @@ class Run:
         assert heard(), self.story()
 
     def _is_over(self) -> bool:
-        return self._launcher.poll() is not None
+        return self._driver.poll() is not None
 
     # ---- what the cloud has of it
 
@@ -245,7 +254,7 @@ class Run:
 
     def interrupt(self) -> int:
         """Ctrl-C in its launcher's terminal; the exit code."""
-        self._launcher.send_signal(signal.SIGINT)
+        self._driver.send_signal(signal.SIGINT)
         return self.end()
 
     def kill_launcher_and_watcher(self) -> None:
@@ -255,8 +264,8 @@ class Run:
         ]
         for pid in watchers:
             os.kill(pid, signal.SIGKILL)
-        self._launcher.kill()
-        self._launcher.wait()
+        self._driver.kill()
+        self._driver.wait()
         assert watchers, "there was no watcher"
 
     def without_timer(self) -> None:
@@ -307,7 +316,7 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
-def _command(words: "tuple[object, ...] | list[Any]") -> list[str]:
+def _command(words: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", "launcher.cli", *map(str, words)]
 
 

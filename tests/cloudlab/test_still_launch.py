@@ -1,16 +1,17 @@
 """`still launch` on rented machines: the real command, SkyPilot and worker, in the emulated cloud.
 
-With its machine taken away in mid-training, with one of two taken away, and with everything that
-drives it killed: the same student comes home, and nothing stays behind.
+With its machine taken away in mid-training, with one of two taken away, with everything that drives
+it killed, and with its home lost: the same student comes home, and nothing stays behind.
 """
 
+import json
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from still import PATIENCE_S, RECIPE, Run, Still, at_home
 
-from emulated.cloud import Cloud, wait_until
+from emulated.cloud import Cloud, unavailable_store, wait_until
 from emulated.lab import Lab
 from launcher.machines.task import LINGER_MINUTES
 from launcher.runs.attempts import NO_MACHINE
@@ -50,7 +51,7 @@ def assert_done_and_gone(run: Run) -> None:
     assert run.left == []
 
 
-def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
+def test_a_machine_taken_away_and_a_minute_without_a_store_cost_little_and_change_nothing(
     still: Still, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object]
 ) -> None:
     run = still.launch(recipe)
@@ -58,6 +59,7 @@ def test_a_machine_that_is_taken_away_in_training_is_followed_by_another_one(
 
     cloud.reclaim(run.wait_for_machine())
     run.wait_for(CheckpointStored, attempt=2)
+    cloud.add_fault(unavailable_store(for_s=60))
     run.without_timer()
     run.without_autostop()
 
@@ -108,3 +110,26 @@ def test_a_run_that_nobody_drives_any_more_ends_by_itself_and_its_books_are_clos
     still.run("watch", run.id)
     assert run.scores == scores_at_home
     assert_done_and_gone(run)
+
+
+def test_a_run_whose_home_was_lost_in_mid_training_is_driven_to_its_end_by_another_one(
+    lab: Lab, cloud: Cloud, recipe: Path, scores_at_home: dict[str, object], tmp_path: Path
+) -> None:
+    lost, other = Still(lab, cloud, tmp_path / "lost"), Still(lab, cloud, tmp_path / "other")
+    run = lost.launch(recipe)
+    run.wait_for(CheckpointStored)
+    run.kill_launcher_and_watcher()
+    lost.kill_skypilot()
+
+    with lost.everything_lost():
+        (listed,) = json.loads(other.run("adopt", run.store, "--json").stdout)
+        adopted = other.adopt(run)
+
+        assert adopted.end() == 0, adopted.story()
+
+    assert (listed["run_id"], listed["state"], listed["known"]) == (run.id, "running", False)
+    assert adopted.scores == scores_at_home
+    assert adopted.student
+    assert_done_and_gone(adopted)
+    assert [attempt.how for attempt in adopted.receipt.attempts] == ["done"]
+    assert len(adopted.instances) == 1  # the machine went on by itself meanwhile

@@ -21,22 +21,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that MLflow has already migrated: copying it saves seconds a test."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("none")
-    return path
-
-
 @pytest.fixture
-def store(workshop: Any, empty_store: Path) -> Any:
+def store(workshop: Any, empty_mlflow: Path) -> Any:
     """MLflow's own view of the home."""
     from mlflow import MlflowClient
 
-    shutil.copy(empty_store, workshop.home.mlflow_db)
+    shutil.copy(empty_mlflow, workshop.home.mlflow_db)
     return MlflowClient(tracking_uri=f"sqlite:///{workshop.home.mlflow_db}")
 
 
@@ -149,11 +139,11 @@ def test_a_run_is_followed_through_a_loss_and_a_resume_as_one(workshop: Any, sto
     assert len(store.search_runs([done.info.experiment_id])) == 1
 
 
-def test_a_lost_mlflow_is_rebuilt(workshop: Any, store: Any, empty_store: Path) -> None:
+def test_a_lost_mlflow_is_rebuilt(workshop: Any, store: Any, empty_mlflow: Path) -> None:
     workshop.whole_run("demo-1")
     before = history(store, sync_run(workshop.home, "demo-1"))
     other = f"sqlite:///{workshop.home.path}/other.db"
-    shutil.copy(empty_store, workshop.home.path / "other.db")
+    shutil.copy(empty_mlflow, workshop.home.path / "other.db")
 
     assert unsynced(workshop.home, other) == ["demo-1"]
     rebuilt = sync_run(workshop.home, "demo-1", other)

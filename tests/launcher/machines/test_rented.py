@@ -17,6 +17,7 @@ from recipes.rundir import (
     Done,
     EventLog,
     Limits,
+    Progress,
     RunDir,
     WorkerEnded,
     WorkerStarted,
@@ -419,6 +420,23 @@ def test_a_job_that_failed_without_a_word_has_ended(
 
     assert rented.look(run) == "ended"
     assert run.log.read_text() == "Killed"  # what the worker said is here before its machine goes
+
+
+def test_skypilot_is_asked_for_a_job_only_when_nothing_is_heard_of_its_worker(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    cloud.job = "failed"  # as SkyPilot would say, if it were asked
+    log = EventLog(run.events, 1)
+    for _ in range(5):
+        clock.now += 15.0
+        log.write(Progress(t=clock(), attempt=1, stage="train", done=1, total=2, unit="steps"))
+        assert rented.look(run) == "alive"
+    log.close()
+
+    clock.now += 21.0
+
+    assert rented.look(run) == "ended"
 
 
 def test_an_on_demand_machine_that_would_only_stop_on_shutdown_is_refused(

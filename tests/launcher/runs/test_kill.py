@@ -7,6 +7,7 @@ The worker's own deaths are tested in tests/distill/test_kill.py.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -118,12 +119,15 @@ def texts(run: RunDir) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(KILLS))
 def test_a_launcher_killed_at_any_moment_is_resumed_to_the_same_end(
-    seed: int, recipe_file: Path, reference: dict[str, Any], tmp_path: Path
+    seed: int,
+    recipe_file: Path,
+    reference: dict[str, Any],
+    empty_mlflow: Path,
+    tmp_path: Path,
 ) -> None:
     home = Home(tmp_path / "home")
-    (home.path / "trials").mkdir(parents=True)
-    for kept in (reference["home"].path / "trials").iterdir():
-        (home.path / "trials" / kept.name).write_bytes(kept.read_bytes())
+    shutil.copytree(reference["home"].path / "trials", home.path / "trials")
+    shutil.copy(empty_mlflow, home.mlflow_db)
     patience_s = random.Random(seed).uniform(0.0, 12.0)
 
     launch = subprocess.Popen(

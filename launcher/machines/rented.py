@@ -277,8 +277,8 @@ class RentedMachines:
     # ---- asking and ending
 
     def _ask_skypilot_now_and_then(self, rented: Rented, heard_at: float, now: float) -> None:
-        """A worker that is heard of runs; but that of several machines all are there, no cloud
-        but AWS tells except through SkyPilot."""
+        """Not while its worker is heard of, which costs the machine less. Of other clouds than AWS
+        SkyPilot alone knows whether all machines are still there."""
         knows = max(self._asked_sky, heard_at if rented.offer.cloud == "aws" else -math.inf)
         if now - knows >= ASK_SKYPILOT_EVERY_S and not self._asking_sky:
             self._asked_sky, self._asking_sky = now, True

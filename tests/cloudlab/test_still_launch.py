@@ -127,7 +127,7 @@ def test_a_run_whose_home_was_lost_in_mid_training_is_driven_to_its_end_by_anoth
 
         assert adopted.end() == 0, adopted.story()
 
-    assert (listed["run_id"], listed["state"], listed["known"]) == (run.id, "running", False)
+    assert (listed["run_id"], listed["status"], listed["known"]) == (run.id, "running", False)
     assert adopted.scores == scores_at_home
     assert adopted.student
     assert_done_and_gone(adopted)

@@ -198,12 +198,14 @@ def refused_termination(times: int | None = None) -> Fault:
 
 
 def wait_until(claim: Callable[[], object], seconds: float = 60.0, what: str = "") -> None:
-    """Wait until something is so; fail when it is not in time."""
-    deadline = time.monotonic() + seconds
+    """Wait until something is so; fail when it is not in time. What takes longer is asked for less
+    often: the machine has other things to do."""
+    deadline, pause_s = time.monotonic() + seconds, 0.05
     while not claim():
         if time.monotonic() > deadline:
             raise AssertionError(f"not so within {seconds:.0f} s: {what or claim}")
-        time.sleep(0.1)
+        time.sleep(pause_s)
+        pause_s = min(1.0, 1.3 * pause_s)
 
 
 def _filters(tags: dict[str, str]) -> list[dict[str, Sequence[str]]]:

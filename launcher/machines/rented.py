@@ -162,6 +162,7 @@ class RentedMachines:
         self._mail.send(run)
         remember(run, rented)
         self._sky.launch(task, rented.cluster, _log(run), self._patience_s(run, offer))
+        self._asked_sky = self._clock()  # it has just said that the job is there
         if offer.cloud == "aws":
             self._end_on_shutdown(run, rented)
 

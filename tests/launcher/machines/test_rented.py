@@ -439,6 +439,18 @@ def test_skypilot_is_asked_for_a_job_only_when_nothing_is_heard_of_its_worker(
     assert rented.look(run) == "ended"
 
 
+def test_a_job_that_was_just_submitted_is_given_time_to_begin(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    clock.now += 60.0  # so long its plan and its machine took
+    cloud.job = "failed"
+    rented.start(run, SPOT)
+
+    assert rented.look(run) == "alive"
+    clock.now += 21.0
+    assert rented.look(run) == "ended"
+
+
 def test_an_on_demand_machine_that_would_only_stop_on_shutdown_is_refused(
     run: RunDir, cloud: Cloud, rented: RentedMachines
 ) -> None:

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,9 @@ BUCKET = "stillhouse"
 
 PATIENCE_S = 420.0
 """How long a step may take [s]: a machine is there within 40 s where nothing else is going on."""
+
+WATCHER, FOLLOWER = "launcher.watcher", "tracking.follow"
+"""Modules that detached processes of ours run."""
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -127,6 +130,7 @@ class Still:
     @contextmanager
     def everything_lost(self) -> Iterator[None]:
         """STILLHOUSE_HOME and ~/.sky are deleted; for the tests to come, ~/.sky is put back."""
+        _kill(pid for pid, words in _processes() if {FOLLOWER, str(self.home.path)} <= set(words))
         sky, aside = self.lab.folder.home / ".sky", self.lab.folder.home / ".sky-aside"
         shutil.rmtree(self.home.path)
         sky.rename(aside)
@@ -148,10 +152,7 @@ class Still:
             if "sky.server.server" in words and own in _environment(pid)
         }
         assert servers, "there was no API server"
-        for pid, _ in _processes():
-            with suppress(ProcessLookupError):
-                if os.getsid(pid) in servers:
-                    os.kill(pid, signal.SIGKILL)
+        _kill(pid for pid, _ in _processes() if _session(pid) in servers)
 
 
 class Run:
@@ -259,11 +260,8 @@ class Run:
 
     def kill_launcher_and_watcher(self) -> None:
         """kill -9 of everything that drives it."""
-        watchers = [
-            pid for pid, words in _processes() if "launcher.watcher" in words and self.id in words
-        ]
-        for pid in watchers:
-            os.kill(pid, signal.SIGKILL)
+        watchers = [pid for pid, words in _processes() if {WATCHER, self.id} <= set(words)]
+        _kill(watchers)
         self._driver.kill()
         self._driver.wait()
         assert watchers, "there was no watcher"
@@ -318,6 +316,28 @@ def _environment(pid: int) -> list[bytes]:
 
 def _command(words: Sequence[object]) -> list[str]:
     return [sys.executable, "-m", "launcher.cli", *map(str, words)]
+
+
+def _kill(pids: Iterable[int]) -> None:
+    """kill -9, and wait until they are gone: what they had open they write no more."""
+    killed = list(pids)
+    for pid in killed:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: all(map(_is_gone, killed)), what="the killed are gone")
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()  # nobody has asked yet how it ended
+    except OSError:
+        return True
+
+
+def _session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

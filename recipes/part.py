@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from decimal import Decimal
 from string import Formatter
@@ -42,9 +43,9 @@ class BrokenRule(NamedTuple):
 class RuledPart(Part):
     """A part whose fields depend on each other."""
 
+    @abstractmethod
     def broken_rules(self) -> Iterator[BrokenRule]:
         """Every rule that this part breaks."""
-        raise NotImplementedError
 
     @model_validator(mode="after")
     def _keeps_its_rules(self) -> Self:

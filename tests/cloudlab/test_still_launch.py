@@ -15,9 +15,12 @@ from emulated.cloud import Cloud, unavailable_store, wait_until
 from emulated.lab import Lab
 from launcher.machines.task import LINGER_MINUTES
 from launcher.runs.attempts import NO_MACHINE
-from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerStarted
+from recipes.rundir import CheckpointLoaded, CheckpointStored, WorkerEnded, WorkerStarted
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
+
+AWAY_S = 60.0
+"""For so long the store answers nobody [s]."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_a_machine_taken_away_and_a_minute_without_a_store_cost_little_and_chang
 
     cloud.reclaim(run.wait_for_machine())
     run.wait_for(CheckpointStored, attempt=2)
-    cloud.add_fault(unavailable_store(for_s=60))
+    cloud.add_fault(unavailable_store(for_s=AWAY_S))
     run.without_timer()
     run.without_autostop()
 
@@ -72,6 +75,8 @@ def test_a_machine_taken_away_and_a_minute_without_a_store_cost_little_and_chang
     (loaded,) = run.events(CheckpointLoaded)
     assert loaded.attempt == 2
     assert loaded.step >= 150
+    stored = next(event for event in run.events(CheckpointStored) if event.attempt == 2)
+    assert run.events(WorkerEnded)[-1].t >= stored.t + AWAY_S  # not before all of it was stored
     stages = run.receipt.stages
     assert 0 < stages["lost"] < 0.25 * sum(stages.values())
     assert {"boot", "train", "evaluate"} <= set(run.receipt.lines)

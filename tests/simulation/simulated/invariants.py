@@ -80,10 +80,10 @@ class Invariants:
         self.rows: Rows = []
         self.overshoot = Decimal(0)
         """What the cloud charged beyond the budget, as a share of it."""
-        self._world = world
-        self._cloud = cloud
         self.store = store
         self.book = book
+        self._world = world
+        self._cloud = cloud
         self._safe_step = 0
         # At the end the world is calm, whatever was in it before.
         self._is_watched = "moving prices" not in world.troubles or not world.troubles & UNWATCHED

@@ -94,6 +94,7 @@ class World:
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._scheduled = 0
         self.boundaries_to_live: int | None = None
+        """How many more the process that runs passes before it is killed; `None`: any number."""
         self.tell(f"world {seed}, with {', '.join(sorted(self.troubles)) or 'no trouble'}")
 
     # ---- chance

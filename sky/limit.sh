@@ -47,13 +47,14 @@ EOF
 }
 
 # A process that belongs to nobody's session and looks at the deadline again and again, so that a
-# new limit only has to be written down.
+# new limit only has to be written down. Nobody's child either, at once: SkyPilot ends what it saw
+# below a setup once a second when that has ended.
 arm_with_a_process() {
   command -v poweroff >/dev/null || command -v shutdown >/dev/null || return 1
   as_root true 2>/dev/null || return 1
   if [ -f "$sleeper" ] && grep -qs limit.sh "/proc/$(cat "$sleeper")/cmdline"; then return 0; fi
   rm -f "$sleeper"
-  setsid bash sky/limit.sh wait 0 </dev/null >"$NODE/limit.log" 2>&1 &
+  (setsid bash sky/limit.sh wait 0 </dev/null >"$NODE/limit.log" 2>&1 &)
   # Only then it is on its own, whatever becomes of this session.
   for _ in $(seq 100); do
     [ ! -s "$sleeper" ] || return 0

@@ -202,6 +202,24 @@ def test_the_limit_outlives_whoever_set_it(node: Node) -> None:
     os.kill(node.sleeper(), 0)
 
 
+def test_the_limit_is_nobodys_child_from_the_start_since_skypilot_ends_those(node: Node) -> None:
+    real = (node.bin / "setsid").resolve()
+    (node.bin / "setsid").unlink()
+    node.program(
+        "setsid",
+        f"""sleep 0.3
+        parent=$(grep PPid: /proc/$$/status)
+        cat "/proc/${{parent##*[[:space:]]}}/cmdline" >"$CALLS"
+        exec {real} "$@"
+        """,
+    )
+
+    node.run("limit.sh", "set", "60")
+
+    os.kill(node.sleeper(), 0)
+    assert "limit.sh" not in node.calls.read_text()
+
+
 def test_a_limit_is_set_anew_and_lowered_but_never_raised_by_the_way(node: Node) -> None:
     node.run("limit.sh", "set", "60")
     first = node.sleeper()

@@ -5,7 +5,7 @@ once, each test has it for itself: there is one account in it, and one set of fa
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -33,9 +33,26 @@ def cloud(lab: Lab) -> Cloud:
     return Cloud(lab)
 
 
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
 @pytest.fixture(autouse=True)
 def own_turn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test has the cloud for itself, and its faults end with it."""
+    """A test has the cloud for itself, and its faults end with it.
+
+    Of one that failed nothing goes on either, neither its runs nor their machines: the next test is
+    not to fail for it.
+    """
     if "cloud" not in request.fixturenames:
         yield
         return
@@ -44,4 +61,7 @@ def own_turn(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         refused = [what for what in cloud.refused() if NOT_NEEDED not in what]
         cloud.clear_faults()
+        if request.node.stash.get(FAILED, False):
+            cloud.lab.end_commands()
+            cloud.terminate_all()
         assert refused == [], "a policy of ours does not allow what is needed"

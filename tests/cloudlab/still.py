@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from emulated.cloud import Cloud, wait_until
 from emulated.imds import ROLE_KEY
 from emulated.lab import KEY, Lab
+from emulated.processes import with_setting
 from launcher.machines.aws_policy import aws_policy
 from recipes.rundir import AnyEvent, Event, RunDir, read_events
 from tracking.books import Books
@@ -129,7 +130,10 @@ class Still:
 
     @contextmanager
     def everything_lost(self) -> Iterator[None]:
-        """STILLHOUSE_HOME and ~/.sky are deleted; for the tests to come, ~/.sky is put back."""
+        """STILLHOUSE_HOME and ~/.sky are deleted; for the tests to come, ~/.sky is put back.
+
+        A server that was started meanwhile goes with the ~/.sky that it has open.
+        """
         _kill(pid for pid, words in _processes() if {FOLLOWER, str(self.home.path)} <= set(words))
         sky, aside = self.lab.folder.home / ".sky", self.lab.folder.home / ".sky-aside"
         shutil.rmtree(self.home.path)
@@ -137,22 +141,25 @@ class Still:
         try:
             yield
         finally:
+            self._end_skypilot()
             shutil.rmtree(sky, ignore_errors=True)
             aside.rename(sky)
 
     def kill_skypilot(self) -> None:
-        """kill -9 of SkyPilot's API server and all that it has started, of this lab.
+        """kill -9 of SkyPilot's API server and all that it has started, of this lab."""
+        assert self._end_skypilot(), "there was no API server"
 
-        Of its workers too: those that outlive a server keep another from starting.
-        """
-        own = f"HOME={self.lab.folder.home}".encode()
+    def _end_skypilot(self) -> bool:
+        """Whether there was a server. Its workers end too: those that outlive it keep another from
+        starting."""
+        own = with_setting("HOME", str(self.lab.folder.home))
         servers = {
             os.getsid(pid)
             for pid, words in _processes()
-            if "sky.server.server" in words and own in _environment(pid)
+            if "sky.server.server" in words and pid in own
         }
-        assert servers, "there was no API server"
         _kill(pid for pid, _ in _processes() if _session(pid) in servers)
+        return bool(servers)
 
 
 class Run:
@@ -305,13 +312,6 @@ def at_home(recipe: Path, home: Path) -> dict[str, Any]:
     )
     (scores,) = home.glob("runs/*/scores.json")
     return dict(json.loads(scores.read_text()))
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def _command(words: Sequence[object]) -> list[str]:

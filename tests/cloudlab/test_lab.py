@@ -17,7 +17,7 @@ import pytest
 from emulated.catalog import AMI
 from emulated.cloud import Cloud, wait_until
 from emulated.lab import Lab
-from emulated.processes import child_of, is_running
+from emulated.processes import child_of, is_running, with_setting
 
 pytestmark = pytest.mark.cloudlab
 
@@ -314,3 +314,20 @@ def test_a_lab_is_found_and_ended_although_its_folder_was_removed(second: Lab) -
     second.down()
 
     assert not is_running(state.pid)
+
+
+def test_after_a_test_that_failed_nothing_of_it_goes_on(
+    cloud: Cloud, lab: Lab, launch: Launch, tmp_path: Path
+) -> None:
+    instance = launch()
+    command = ["bash", "-c", "setsid sleep 1000 & echo $!; wait"]
+    started = lab.start(command, output=tmp_path / "said")
+    wait_until((tmp_path / "said").read_text)
+
+    lab.end_commands()
+    cloud.terminate_all()
+
+    assert started.returncode == -signal.SIGKILL
+    assert with_setting("HOME", str(lab.folder.home)) == []
+    assert state_of(cloud, instance) == "terminated"
+    wait_until(lambda: instance not in cloud.hosts())

@@ -129,6 +129,19 @@ class Cloud:
         """Take a spot instance away, at once."""
         self._pull(instance_id, "reclaim")
 
+    def terminate_all(self) -> None:
+        """Take every instance away, as the account's owner would."""
+        for region in REGIONS:
+            ec2 = self.client("ec2", region)
+            alive = [{"Name": "instance-state-name", "Values": ["pending", "running", "stopped"]}]
+            found = [
+                instance["InstanceId"]
+                for reservation in ec2.describe_instances(Filters=alive)["Reservations"]
+                for instance in reservation["Instances"]
+            ]
+            if found:
+                ec2.terminate_instances(InstanceIds=found)
+
     def _pull(self, instance_id: str, what: str) -> None:
         self.lab.lever("POST", f"hosts/{instance_id}/{what}")
 

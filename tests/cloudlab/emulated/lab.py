@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -24,7 +25,14 @@ from emulated import account, image, tools
 from emulated.catalog import write_catalogs
 from emulated.folder import ENDPOINT, REPOSITORY, SCRIPTS, LabError, LabFolder, LabUnavailable
 from emulated.image_recipe import PYTHON
-from emulated.processes import child_of, is_running, kill_tree, started_at, with_words
+from emulated.processes import (
+    child_of,
+    is_running,
+    kill_tree,
+    started_at,
+    with_setting,
+    with_words,
+)
 from emulated.tools import Say
 from emulated.wheel import ensure_wheel
 
@@ -52,6 +60,7 @@ class Lab:
 
     def __init__(self, folder: LabFolder) -> None:
         self.folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
 
     # ---- up and down ---------------------------------------------------------------------------
 
@@ -249,7 +258,7 @@ class Lab:
     ) -> "subprocess.Popen[bytes]":
         """Start a command in the lab; what it says goes to a file. Signals to it arrive."""
         with output.open("ab") as file:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 self.command(command),
                 env=self.env | dict(env or {}),
                 cwd=cwd,
@@ -257,6 +266,19 @@ class Lab:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
+        self._started.append(started)
+        return started
+
+    def end_commands(self) -> None:
+        """kill -9 of every command that runs in the lab, and of all that it has started: launchers,
+        watchers, SkyPilot's server. Hosts go on."""
+        for pid in with_setting("HOME", str(self.folder.home)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for started in self._started:
+            started.kill()
+            started.wait()
+        self._started.clear()
 
     # ---- levers --------------------------------------------------------------------------------
 

@@ -42,6 +42,19 @@ def with_words(program: str, *words: str) -> list[int]:
     return found
 
 
+def with_setting(name: str, value: str) -> list[int]:
+    """Processes that were started with this in their environment."""
+    wanted, found = f"{name}={value}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            settings = path.read_bytes().split(b"\0")
+        except OSError:  # gone, or a kernel's own
+            continue
+        if wanted in settings:
+            found.append(int(path.parent.name))
+    return found
+
+
 def kill_tree(pid: int, seconds: float = 20.0) -> None:
     """End an `unshare` and all that it holds, at once.
 

@@ -99,8 +99,13 @@ class Patience:
             pause = min(2 * pause, self.longest_pause_s)
 
 
-def connect(bucket: str, prefix: str, environ: Mapping[str, str]) -> "S3Store":
+def connect(
+    bucket: str, prefix: str, environ: Mapping[str, str], patience: Patience = Patience()
+) -> "S3Store":
     """A store with a boto3 client of its own; nothing is sent yet.
+
+    On a rented machine of AWS (STILLHOUSE_CLOUD) the role's keys are waited for: boto3 takes a
+    metadata service that is late once for one that has none.
 
     Raises:
         InvalidInputError: AWS_ENDPOINT_URL is no URL.
@@ -120,15 +125,23 @@ def connect(bucket: str, prefix: str, environ: Mapping[str, str]) -> "S3Store":
         # Bucket names as host names are AWS's habit; other endpoints know the path at least.
         s3={"addressing_style": "path" if endpoint else "auto"},
     )
+    session = boto3.session.Session()
+
+    def require_keys() -> None:
+        if session.get_credentials() is None:
+            raise _silent(f"s3://{bucket}", "this machine's role gives no keys")
+
     try:
-        client = boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+        if environ.get("STILLHOUSE_CLOUD") == "aws":
+            patience.insist(require_keys)
+        client = session.client("s3", endpoint_url=endpoint, config=config)
     except ValueError as error:
         raise InvalidInputError(
             "AWS_ENDPOINT_URL has to be a URL that begins with http:// or https://"
         ) from error
     except BotoCoreError as error:
         raise _of_boto(error, f"s3://{bucket}") from error
-    return S3Store(bucket, prefix, client)
+    return S3Store(bucket, prefix, client, patience)
 
 
 class S3Store:
@@ -382,12 +395,18 @@ def _of_boto(error: Exception, where: str) -> StoreError:
         boto.ResponseStreamingError,
         boto.FlexibleChecksumError,
     )
-    if isinstance(error, passing):
+    late = isinstance(error, boto.CredentialRetrievalError) and _is_of_role(error)
+    if isinstance(error, passing) or late:
         return _silent(where, type(error).__name__)
     return StoreError(
         f"the run store at {where} cannot be used: {error}",
         "Look at the AWS credentials and settings on this machine: `aws sts get-caller-identity`.",
     )
+
+
+def _is_of_role(error: Any) -> bool:
+    """Whether it was a machine's metadata service that did not renew its keys."""
+    return bool(error.kwargs.get("provider") == "iam-role")
 
 
 def _silent(where: str, said: str) -> StoreUnreachableError:

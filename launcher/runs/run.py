@@ -305,8 +305,9 @@ def _raise_unless_done(run: RunDir) -> None:
             f"`still resume {run_id}`."
         )
     raise StillhouseError(
-        f"the worker of {run_id} ended without a word: killed, or out of memory. Its last output "
-        f"is in {run.log}. `still resume {run_id}` goes on from what was saved."
+        f"the worker of {run_id} ended without a word: killed, out of memory, or stopped by an "
+        f"error before it could begin. Its last output is in {run.log}. `still resume {run_id}` "
+        "goes on from what was saved."
     )
 
 

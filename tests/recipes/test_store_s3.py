@@ -1,13 +1,18 @@
 """A bucket on bad days: what passes is waited for, and what does not is explained."""
 
+import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import CredentialRetrievalError
 from loopback_s3 import LoopbackS3
 
 from recipes.store import NotStoredError, StoreError, StoreUnreachableError
@@ -197,6 +202,103 @@ def test_without_credentials_nothing_is_sent_and_it_is_said(
     with pytest.raises(StoreError, match=r"Unable to locate credentials.*get-caller-identity"):
         store.exists("done.json")
     assert s3.requests == []
+
+
+class Role(ThreadingHTTPServer):
+    """A machine's metadata service, which does not answer every time."""
+
+    def __init__(self) -> None:
+        service = self
+        self.fails = 0
+        """So many requests yet."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                self._answer("token")
+
+            def do_GET(self) -> None:
+                until = datetime.now(UTC) + timedelta(hours=6)
+                keys = {"AccessKeyId": "id", "SecretAccessKey": "secret", "Token": "token"}
+                keys |= {"Code": "Success", "Expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ")}
+                of_role = self.path.endswith("/node")
+                self._answer(json.dumps(keys) if of_role else "node")
+
+            def _answer(self, text: str) -> None:
+                service.fails -= 1
+                self.send_response(200 if service.fails < 0 else 503)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def role(s3: LoopbackS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
+    """This machine has keys by its role alone."""
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    with Role() as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{service.server_port}"
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", address)
+        yield service
+        service.shutdown()
+
+
+def test_on_a_rented_machine_the_keys_of_its_role_are_waited_for(
+    s3: LoopbackS3, role: Role, clock: Clock, patience: Patience
+) -> None:
+    role.fails = 5
+    environ = {"AWS_ENDPOINT_URL": s3.url, "STILLHOUSE_CLOUD": "aws"}
+
+    store = connect(s3.bucket(), "", environ, patience)
+
+    assert not store.exists("done.json")
+    assert len(clock.pauses) >= 2
+
+
+def test_a_rented_machine_without_a_role_is_told_in_the_end(
+    s3: LoopbackS3, role: Role, clock: Clock, patience: Patience
+) -> None:
+    role.fails = 10_000
+
+    with pytest.raises(StoreUnreachableError, match="this machine's role gives no keys"):
+        connect("bucket", "", {"AWS_ENDPOINT_URL": s3.url, "STILLHOUSE_CLOUD": "aws"}, patience)
+    assert 80 <= clock.now <= 90
+
+
+@pytest.mark.parametrize(("provider", "passes"), [("iam-role", True), ("custom-process", False)])
+def test_keys_that_are_not_renewed_are_waited_for_where_they_are_of_a_role(
+    s3: LoopbackS3,
+    clock: Clock,
+    patience: Patience,
+    request: pytest.FixtureRequest,
+    provider: str,
+    passes: bool,
+) -> None:
+    store = S3Store(s3.bucket(), "", s3.client(), patience)
+    errors = [CredentialRetrievalError(provider=provider, error_msg="later")] * 3
+
+    def fail_at_first(**_request: object) -> None:
+        if errors:
+            raise errors.pop()
+
+    events = s3.client().meta.events
+    events.register("before-sign.s3", fail_at_first)
+    request.addfinalizer(lambda: events.unregister("before-sign.s3", fail_at_first))
+
+    if passes:
+        assert not store.exists("done.json")
+        assert clock.pauses == [0.5, 1, 2]
+    else:
+        with pytest.raises(StoreError, match="get-caller-identity"):
+            store.exists("done.json")
 
 
 # ---- files of several parts ------------------------------------------------------------------

@@ -88,7 +88,6 @@ class Invariants:
         # At the end the world is calm, whatever was in it before.
         self._is_watched = "moving prices" not in world.troubles or not world.troubles & UNWATCHED
         self._is_silent = bool(world.troubles & {"absent cloud", "failing cloud"})
-        self._begun_at: dict[int, float] = {}
         self._settled_at: dict[int, float] = {}
         self._reserved_for: dict[int, int] = {}
 
@@ -103,7 +102,6 @@ class Invariants:
             if self._world.tells:
                 self._world.tell(f"ledger: {kind} {_short(entry)}")
             if kind == "attempt_started":
-                self._begun_at[entry["attempt"]] = self._world.now
                 self._reserved_for[entry["attempt"]] = self.account.reserved.get(
                     entry["reservation"], 0
                 )
@@ -208,8 +206,8 @@ class Invariants:
                 unsure_s = settled_at + SKEW_S - machine.ended_at
                 dearest = float(machine.market.on_demand)
                 most += int(dearest * unsure_s / 3600 * 1_000_000) + 1
-        begun_at = min((m.launched_at for m in machines), default=self._begun_at[attempt])
-        if settled_at - begun_at > REMEMBERED_S - 600:
+        begun_at = self.account.attempts[attempt]["started_at"]  # any time from then on may count
+        if settled_at - begun_at > REMEMBERED_S - 600 - SKEW_S:
             most = max(most, self._reserved_for[attempt] + 1)
         if (
             bill

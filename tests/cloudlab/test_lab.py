@@ -33,7 +33,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def launch(cloud: Cloud, key: Path) -> Iterator[Launch]:
-    """Start a small instance and wait for its host; all are terminated in the end."""
+    """Start a small instance, or several, and wait for its host; all are terminated in the end."""
     started = []
 
     def start(zone: str = "us-east-1b", **more: Any) -> str:
@@ -49,10 +49,10 @@ def launch(cloud: Cloud, key: Path) -> Iterator[Launch]:
             "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 8}}],
         }
         made = cloud.client("ec2", zone[:-1]).run_instances(**request | more)
-        instance = str(made["Instances"][0]["InstanceId"])
-        started.append((zone[:-1], instance))
-        wait_until(lambda: instance in cloud.hosts())
-        return instance
+        instances = [str(each["InstanceId"]) for each in made["Instances"]]
+        started.extend((zone[:-1], instance) for instance in instances)
+        wait_until(lambda: set(instances) <= cloud.hosts().keys())
+        return instances[0]
 
     yield start
     for region, instance in started:
@@ -94,6 +94,23 @@ def test_a_host_reaches_s3_with_the_keys_of_its_role_and_with_no_others(
     assert with_role.stdout.strip() == "iam-role"
     assert cloud.client("s3").get_object(Bucket="from-a-host", Key="k")["Body"].read() == b"v"
     assert "NoCredentialsError" in without.stderr
+
+
+def test_machines_of_one_request_have_its_role_all_of_them_and_when_one_is_gone_too(
+    cloud: Cloud, launch: Launch
+) -> None:
+    before = cloud.hosts().keys()
+    first = launch(IamInstanceProfile={"Name": "skypilot-v1"}, MinCount=2, MaxCount=2)
+    (second,) = cloud.hosts().keys() - before - {first}
+
+    def roles() -> list[str]:
+        return [host["role"] for name, host in cloud.hosts().items() if name in (first, second)]
+
+    wait_until(lambda: roles() == ["skypilot-v1", "skypilot-v1"])
+    cloud.reclaim(first)
+    wait_until(lambda: first not in cloud.hosts())
+
+    assert roles() == ["skypilot-v1"]
 
 
 def test_the_metadata_service_wants_a_token(cloud: Cloud, launch: Launch) -> None:

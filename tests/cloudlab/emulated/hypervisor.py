@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from emulated import hosts
@@ -65,7 +65,10 @@ def next_steps(states: Mapping[str, str], ended: Mapping[str, int | None]) -> li
 
 
 def read_instances(region: str, described: Mapping[str, Any]) -> list[Instance]:
-    """Instances out of an answer of DescribeInstances."""
+    """Instances out of an answer of DescribeInstances.
+
+    Those of one request have one role: moto gives it to the first of them alone.
+    """
     return [
         Instance(
             id=found["InstanceId"],
@@ -75,11 +78,17 @@ def read_instances(region: str, described: Mapping[str, Any]) -> list[Instance]:
             state=found["State"]["Name"],
             address=found.get("PrivateIpAddress", ""),
             lifecycle=found.get("InstanceLifecycle", "on-demand"),
-            role=found.get("IamInstanceProfile", {}).get("Arn", "").rpartition("/")[2],
+            role=role,
         )
         for reservation in described["Reservations"]
+        for role in [_role_of(reservation["Instances"])]
         for found in reservation["Instances"]
     ]
+
+
+def _role_of(asked_for_together: Iterable[Mapping[str, Any]]) -> str:
+    profiles = (found.get("IamInstanceProfile", {}) for found in asked_for_together)
+    return next((each["Arn"].rpartition("/")[2] for each in profiles if each.get("Arn")), "")
 
 
 class Hypervisor:
@@ -110,8 +119,10 @@ class Hypervisor:
         states = {found.id: found.state for found in instances.values()}
         with self._lock:
             for name, host in self._hosts.items():
-                # moto gives an instance its profile a moment after it calls it running
-                host.instance = instances.get(name, host.instance)
+                # moto gives an instance its profile a moment after it calls it running, and takes
+                # it from all of a request with the first of them
+                found = instances.get(name, host.instance)
+                host.instance = replace(found, role=found.role or host.instance.role)
             ended = {name: host.ended for name, host in self._hosts.items()}
             for step in next_steps(states, ended):
                 log.info("%s %s", step.deed, step.instance_id)

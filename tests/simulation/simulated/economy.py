@@ -35,6 +35,7 @@ def economy() -> Iterator[None]:
     events: Any = rundir._EVENT
     read_event = lru_cache(REMEMBERED)(events.validate_json)
     before = gc.get_threshold()
+    gc.collect()  # or the last worlds' garbage would be frozen too, and never be found again
     gc.freeze()
     gc.set_threshold(GARBAGE, *before[1:])
     try:

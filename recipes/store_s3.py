@@ -129,7 +129,11 @@ def connect(
 
     def require_keys() -> None:
         if session.get_credentials() is None:
-            raise _silent(f"s3://{bucket}", "this machine's role gives no keys")
+            raise StoreUnreachableError(
+                f"this machine's role gives no keys for the run store at s3://{bucket}",
+                "See that its instance profile has a role: `still policy aws --for node` prints "
+                "what that has to allow.",
+            )
 
     try:
         if environ.get("STILLHOUSE_CLOUD") == "aws":

@@ -106,12 +106,18 @@ class _Heard:
         self._events = events
         self._read = 0
         self._last_words: dict[int, WorkerEnded] = {}
+        self._spoke: set[int] = set()
 
     def listen(self, now: float) -> None:
         for event, end in read_events(self._events, self._read):
             self._read, self.at = end, now
+            self._spoke.add(event.attempt)
             if isinstance(event, WorkerEnded):
                 self._last_words[event.attempt] = event
+
+    def spoke(self, attempt: int) -> bool:
+        """Whether an attempt's worker was ever heard of."""
+        return attempt in self._spoke
 
     def last_word(self, attempt: int) -> WorkerEnded | None:
         """Of an attempt's worker."""
@@ -181,6 +187,9 @@ class RentedMachines:
         heard.listen(now)
         if rented is None or _has_ended(run, heard.last_word(rented.attempt), now):
             return "ended"
+        limits = read_model(run.limits, Limits)
+        if not heard.spoke(rented.attempt) and now >= money_ends_at(limits) - ENDING_S:
+            return "lost"  # set up or not, nobody knows; without its timer it would stay on
         if now - self._asked_cloud >= ASK_CLOUD_EVERY_S:
             self._asked_cloud = now
             if self._was_taken(run, rented):

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.aws import Instance, Leftover
-from launcher.machines.rented import LAUNCH_S, RentedMachines
+from launcher.machines.rented import ENDING_S, LAUNCH_S, RentedMachines, money_ends_at
 from launcher.machines.rented_book import rebuild_book
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
@@ -151,11 +151,11 @@ def at_once(work: Any) -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
+def run(tmp_path: Path, clock: Clock) -> RunDir:
     run = RunDir(tmp_path / "tiny-1")
     run.path.mkdir()
     limits = Limits(
-        attempt=1, started_at=0.0, usd_per_hour=Decimal("21.5"), machine_usd=Decimal(10)
+        attempt=1, started_at=clock(), usd_per_hour=Decimal("21.5"), machine_usd=Decimal(10)
     )
     write_model(run.limits, limits)
     return run
@@ -315,6 +315,23 @@ def test_a_machine_that_was_taken_is_lost_within_seconds(
     clock.now += 11.0
 
     assert rented.look(run) == "lost"
+
+
+@pytest.mark.parametrize(("spoke", "sight"), [(False, "lost"), (True, "alive")])
+def test_a_machine_nobody_heard_of_is_given_up_before_its_money_ends_since_it_may_have_no_timer(
+    run: RunDir, rented: RentedMachines, clock: Clock, spoke: bool, sight: str
+) -> None:
+    rented.start(run, SPOT)
+    if spoke:
+        log = EventLog(run.events, attempt=1)
+        log.write(WorkerStarted(t=clock(), attempt=1, pid=1, device="cuda"))
+        log.close()
+    money_ends = money_ends_at(read_model(run.limits, Limits))
+
+    clock.now = money_ends - ENDING_S - 1
+    assert rented.look(run) == "alive"
+    clock.now = money_ends - ENDING_S
+    assert rented.look(run) == sight
 
 
 def test_a_skypilot_that_never_answers_holds_nothing_up(

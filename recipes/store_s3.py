@@ -399,18 +399,15 @@ def _of_boto(error: Exception, where: str) -> StoreError:
         boto.ResponseStreamingError,
         boto.FlexibleChecksumError,
     )
-    late = isinstance(error, boto.CredentialRetrievalError) and _is_of_role(error)
-    if isinstance(error, passing) or late:
+    of_role = (
+        isinstance(error, boto.CredentialRetrievalError) and error.kwargs["provider"] == "iam-role"
+    )  # a machine's metadata service, which did not renew its keys
+    if isinstance(error, passing) or of_role:
         return _silent(where, type(error).__name__)
     return StoreError(
         f"the run store at {where} cannot be used: {error}",
         "Look at the AWS credentials and settings on this machine: `aws sts get-caller-identity`.",
     )
-
-
-def _is_of_role(error: Any) -> bool:
-    """Whether it was a machine's metadata service that did not renew its keys."""
-    return bool(error.kwargs.get("provider") == "iam-role")
 
 
 def _silent(where: str, said: str) -> StoreUnreachableError:

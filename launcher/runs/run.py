@@ -196,7 +196,7 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
     taken_away = sight == "lost" or how == "interrupted"
     if not (house.backend.rented and taken_away) or wished:
         return False
-    text = "the machine was taken away; going on from the last checkpoint on another one"
+    text = "the machine is lost; going on from the last checkpoint on another one"
     house.ledger.append(run.path.name, StateChanged(state="interrupted", reason=text))
     tell(house, run.path.name, "interrupted", text)
     house.view.say(text)

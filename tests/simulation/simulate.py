@@ -49,6 +49,8 @@ def _live_all(first: int, worlds: int) -> int:
     try:
         for result in pool.map(live_many, _chunks(first, worlds)):
             whole += result
+            for message in result.broken.values():
+                click.echo(f"\r{message}")
             _show_progress(whole, worlds, time.monotonic() - began)
     except KeyboardInterrupt:
         pass
@@ -74,8 +76,6 @@ def _show_progress(whole: Result, worlds: int, seconds: float) -> None:
 
 def _show_summary(whole: Result, first: int, seconds: float) -> None:
     click.echo(err=True)
-    for message in list(whole.broken.values())[:20]:
-        click.echo(message)
     click.echo(
         f"{whole.worlds:,} worlds from {first:,} on in {seconds / 60:.1f} minutes "
         f"({whole.worlds / seconds:.0f} a second), {len(whole.broken):,} with a broken invariant; "

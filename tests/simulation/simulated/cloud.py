@@ -60,18 +60,18 @@ class Machine:
 
     def bill(self, now: float) -> int:
         """What it has cost so far [micro-dollars]."""
-        end = int(now) if self.ended_at is None else self.ended_at
         if not self.spot:
-            return machine_micro_usd(self.market.on_demand, end - self.launched_at)
-        return self.market.bill(self.launched_at, end)
+            return self.dearest(now)
+        return self.market.bill(self.launched_at, self.launched_at + self.seconds(now))
 
     def dearest(self, now: float) -> int:
-        """How much more it might have cost than by the price of its launch [micro-dollars]."""
-        end = int(now) if self.ended_at is None else self.ended_at
-        seconds = end - self.launched_at
-        highest = machine_micro_usd(self.market.on_demand, seconds)
-        at_launch = self.market.history(self.launched_at, self.launched_at)[0][1]
-        return highest - machine_micro_usd(at_launch, seconds) if self.spot else 0
+        """The most that it can have cost so far, had it all been at the price on demand
+        [micro-dollars]."""
+        return machine_micro_usd(self.market.on_demand, self.seconds(now))
+
+    def seconds(self, now: float) -> int:
+        """For which it has cost so far."""
+        return (int(now) if self.ended_at is None else self.ended_at) - self.launched_at
 
 
 @dataclass(eq=False)

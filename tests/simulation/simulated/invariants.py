@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from recipes.money import machine_micro_usd
 from recipes.store import Store
 from recipes.store_checkpoints import newest_checkpoint
 from simulated.cloud import REMEMBERED_S, Cloud, Machine
@@ -118,7 +119,18 @@ class Invariants:
         """The most that rises of the price may have cost that nobody saw [micro-dollars]."""
         if self._is_watched:
             return 0
-        return sum(machine.dearest(self._world.now) for machine in self._cloud.machines)
+        now = self._world.now
+        return sum(
+            max(0, machine.dearest(now) - self._reckoned(machine))
+            for machine in self._cloud.machines
+        )
+
+    def _reckoned(self, machine: Machine) -> int:
+        """What it would have cost by the price that was seen before it was rented
+        [micro-dollars]."""
+        attempt = self.account.attempts[machine.attempt]
+        usd_per_hour = Decimal(attempt["usd_per_hour"]) / attempt["offer"]["nodes"]
+        return machine_micro_usd(usd_per_hour, machine.seconds(self._world.now))
 
     def check_ledger(self, rows: Rows) -> None:
         """What stands there now is what was written."""
@@ -215,7 +227,7 @@ class Invariants:
         ):
             self._fail(f"attempt {attempt} costs {bill} micro-dollars, more than was reserved")
         if self._is_silent:  # where it has not told its prices, those on demand count
-            most += sum(machine.dearest(self._world.now) for machine in machines)
+            most += sum(machine.dearest(self._world.now) for machine in machines) - bill
         if not self._is_watched:  # what is guessed is no more than what was reserved
             least = min(least, self._reserved_for[attempt])
         if not least <= settled <= most:

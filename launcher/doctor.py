@@ -7,6 +7,7 @@ look says so, which is not the same as "ok".
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,11 @@ class Check:
 
 
 def examine(
-    home: Home, environ: Mapping[str, str], client: ClientFactory, region: str = "us-east-1"
+    home: Home,
+    environ: Mapping[str, str],
+    client: ClientFactory,
+    region: str = "us-east-1",
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Check]:
     """All checks, one after the other, as each has its answer."""
     yield _skypilot()
@@ -56,6 +61,7 @@ def examine(
     for kind, code in AWS_QUOTAS.items():
         yield _guarded(f"AWS quota {kind}", partial(_quota, client, region, kind, code))
     yield _guarded("run store", lambda: _run_store(environ))
+    yield _guarded("clock", lambda: _clock(environ, clock))
     yield _guarded("notices", lambda: _notices(environ))
     yield _guarded("home", lambda: _home(home))
     yield _guarded("MLflow", lambda: _mlflow(home))
@@ -132,6 +138,21 @@ def _run_store(environ: Mapping[str, str]) -> Check:
     store.put_bytes(key, b"written and deleted again by `still doctor`\n")
     store.delete(key)
     return Check("run store", "ok", f"{url} can be written")
+
+
+def _clock(environ: Mapping[str, str], clock: Callable[[], float]) -> Check:
+    from launcher.runs.right_clock import MOST_S, clock_error_s, described
+    from recipes.store import open_store
+
+    url = environ.get("STILLHOUSE_STORE")
+    error_s = clock_error_s(open_store(url, environ), clock) if url else None
+    if error_s is None:
+        remedy = "Keep it right: rented machines end by it."
+        return Check("clock", "unknown", "no run store to compare it with", remedy)
+    if abs(error_s) > MOST_S:
+        remedy = "Set it (`timedatectl set-ntp true`): rented machines end by it."
+        return Check("clock", "attention", described(error_s), remedy)
+    return Check("clock", "ok", f"within {MOST_S:.0f} s of the run store's")
 
 
 def _notices(environ: Mapping[str, str]) -> Check:

@@ -27,6 +27,7 @@ from launcher.runs.house import STORE, House
 from launcher.runs.messengers import Way, messengers, ways_of
 from launcher.runs.mirror import Mirror, NoMirror, StoreMirror
 from launcher.runs.next_offer import next_offer
+from launcher.runs.right_clock import require_right_clock
 from launcher.runs.run import drive, open_run, release, reopen
 from launcher.runs.view import choose_view
 from launcher.runs.watch import start_watcher
@@ -178,16 +179,32 @@ class Outside:
 
         Raises:
             StoodDownError: another home has taken it over.
+            RefusedError: this machine's clock is wrong.
         """
         if not self.backend(run_id).rented:
             return self.drive(run_id, allow_remote_code)
         began = self.clock()
         run = self.home.run(run_id)
         if not is_driven(run):
-            self._mirror(run_id).hold()  # nobody would read what a watcher says of it
+            # Nobody would read what a watcher says of these.
+            self._mirror(run_id).hold()
+            self._check_clock(run_id)
             start_watcher(run, self.environ, allow_remote_code=allow_remote_code)
         with self._house(run_id) as house:
             return follow(house, run_id, since=began)
+
+    def _check_clock(self, run_id: str) -> None:
+        """
+        Raises:
+            RefusedError: machines would be rented, and they would end at the wrong time.
+        """
+        books = self.ledger.books(run_id)
+        begins = books.open_attempt is None and not self.home.run(run_id).done.exists()
+        if begins and (url := books.notes.get(STORE)) is not None:
+            try:
+                require_right_clock(open_store(url, self.environ), self.clock)
+            except RefusedError as error:
+                raise RefusedError(f"{error}, then `still resume {run_id}`") from error
 
     def drive(self, run_id: str, allow_remote_code: bool) -> None:
         """Drive a run in this process, to its end."""

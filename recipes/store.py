@@ -115,6 +115,9 @@ class Store(Protocol):
     def abort(self, upload: Unfinished) -> None:
         """End such an upload; if it was under way, it fails."""
 
+    def clock(self) -> float | None:
+        """What time it is there, cut to a second [unix s]; `None` where it does not say."""
+
 
 def open_store(url: str, environ: Mapping[str, str] = os.environ) -> Store:
     """The store of this URL; nothing is asked of it yet.
@@ -264,6 +267,9 @@ class FolderStore:
         final = self._path(upload.key)
         with self._explained(upload.key):
             final.with_name(f".{final.name}.{upload.upload}.tmp").unlink(missing_ok=True)
+
+    def clock(self) -> None:
+        return None
 
     def _path(self, key: str) -> Path:
         if not is_key(key):

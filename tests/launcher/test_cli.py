@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from loopback_s3 import LoopbackS3
 from tiny_recipe import TINY
 
 from launcher.cli import cli
@@ -168,6 +169,26 @@ def test_rented_machines_need_a_run_store(outside: Outside, recipe_file: Path) -
     with pytest.raises(RefusedError, match="STILLHOUSE_STORE"):
         outside.open_run(rented(planned), store=None)
     assert outside.ledger.runs() == []
+
+
+def test_a_clock_that_is_wrong_rents_nothing_and_is_named(
+    outside: Outside,
+    recipe_file: Path,
+    machine: ScriptedMachine,
+    s3: LoopbackS3,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    planned = outside.pricing.plan(load_recipe(recipe_file), recipe_file.parent)
+    outside.environ = {**outside.environ, **s3.environ()}
+    run_id = outside.open_run(rented(planned), store=f"s3://{s3.bucket()}/runs")
+    machine.rented = True
+
+    with pytest.raises(RefusedError, match=f"ahead of the run store's.*still resume {run_id}"):
+        outside.launch(run_id, allow_remote_code=False)
+    assert machine.starts == []
+    assert not (outside.home.run(run_id).path / "watcher.log").exists()
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf"])

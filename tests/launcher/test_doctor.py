@@ -3,9 +3,11 @@
 import json
 import sqlite3
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
+from loopback_s3 import LoopbackS3
 
 from launcher.doctor import Check, examine
 from tracking.home import Home, home
@@ -62,6 +64,24 @@ def test_a_machine_in_order_is_ok_line_by_line(place: Home, tmp_path: Path) -> N
     assert {"SkyPilot", "clouds", "AWS credentials", "run store", "home", "MLflow"} <= fine
     assert "yotta" in found["autodown"].detail
     assert list((tmp_path / "store").rglob("*.*")) == []  # nothing of the try stays
+
+
+def test_a_clock_that_is_wrong_is_seen_beside_the_run_stores(
+    place: Home, tmp_path: Path, s3: LoopbackS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3.environ().items():
+        monkeypatch.setenv(name, value)
+    store = f"s3://{s3.bucket()}/runs"
+    environ = {"HOME": str(tmp_path), "STILLHOUSE_STORE": store, **s3.environ()}
+
+    right = checks(place, environ, Fake())["clock"]
+    wrong = examine(place, environ, lambda service, region: Fake(), clock=lambda: time() - 300)
+
+    assert right.state == "ok"
+    (seen,) = (check for check in wrong if check.name == "clock")
+    assert seen.state == "attention"
+    assert seen.detail.endswith("s behind the run store's")
+    assert seen.remedy
 
 
 def test_what_is_missing_comes_with_what_to_do(place: Home, tmp_path: Path) -> None:

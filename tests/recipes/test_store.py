@@ -1,6 +1,7 @@
 """A folder and a bucket keep the same promises."""
 
 import pickle
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,16 @@ def test_a_file_comes_back_as_it_was(store: Store, tmp_path: Path, size: int) ->
     assert back.read_bytes() == file.read_bytes()
     assert back.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["back", "file"]
+
+
+def test_a_bucket_tells_its_time_and_a_folder_does_not(store: Store) -> None:
+    there, now = store.clock(), time.time()
+
+    if isinstance(store, FolderStore):
+        assert there is None
+    else:
+        assert there is not None
+        assert now - 60 < there <= now
 
 
 def test_what_has_to_be_new_is_put_once(store: Store) -> None:

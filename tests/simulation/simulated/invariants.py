@@ -216,8 +216,8 @@ class Invariants:
         for machine in machines:
             if not machine.tells_its_end and machine.ended_at is not None:
                 unsure_s = settled_at + SKEW_S - machine.ended_at
-                dearest = float(machine.market.on_demand)
-                most += int(dearest * unsure_s / 3600 * 1_000_000) + 1
+                usd_per_hour = float(machine.market.on_demand)
+                most += int(usd_per_hour * unsure_s / 3600 * 1_000_000) + 1
         begun_at = self.account.attempts[attempt]["started_at"]  # any time from then on may count
         if settled_at - begun_at > REMEMBERED_S - 600 - SKEW_S:
             most = max(most, self._reserved_for[attempt] + 1)
@@ -227,7 +227,8 @@ class Invariants:
         ):
             self._fail(f"attempt {attempt} costs {bill} micro-dollars, more than was reserved")
         if self._is_silent:  # where it has not told its prices, those on demand count
-            most += sum(machine.dearest(self._world.now) for machine in machines) - bill
+            dearest = sum(machine.dearest(self._world.now) for machine in machines)
+            most += max(0, dearest - bill)
         if not self._is_watched:  # what is guessed is no more than what was reserved
             least = min(least, self._reserved_for[attempt])
         if not least <= settled <= most:

@@ -90,7 +90,7 @@ def _affordable(outside: Outside, made: Planned, usd: Decimal, nodes: int) -> Pl
 
 def open_rehearsal(outside: Outside, planned: Planned, of: Plan, store: str | None) -> str:
     """Record a rehearsal as a run of its own; its id."""
-    run_id = outside.open_run(planned, store)
+    run_id = outside.driving.open_run(planned, store)
     outside.ledger.append(run_id, Noted(key=REHEARSAL_OF, value=of.work))
     return run_id
 

@@ -16,7 +16,7 @@ from recipes.privacy import keep_private
 def main(run_id: str, trust_remote_code: bool) -> None:
     """Drive RUN_ID to its end."""
     try:
-        Outside().drive(run_id, trust_remote_code)
+        Outside().driving.drive(run_id, trust_remote_code)
     except StillhouseError as error:
         click.echo(error, err=True)
         raise SystemExit(error.exit_code) from error

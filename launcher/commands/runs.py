@@ -94,7 +94,7 @@ def launch(
     click.echo(headline(made.plan, made.recipe.budget), err=True)
     if not yes:
         outside.ask("Start?")
-    run_id = outside.open_run(made, store)
+    run_id = outside.driving.open_run(made, store)
     click.echo(f"started {run_id}", err=True)
     _drive(outside, run_id, trust_remote_code, as_json)
 
@@ -190,7 +190,7 @@ def _drive(outside: "Outside", run_id: str, trust_remote_code: bool, as_json: bo
     from recipes.errors import StillhouseError
 
     try:
-        outside.launch(run_id, trust_remote_code)
+        outside.driving.launch(run_id, trust_remote_code)
     except StillhouseError:
         print_receipt(outside, run_id, as_json)  # also of a run that was cut short
         raise
@@ -208,7 +208,7 @@ def stop(outside: "Outside", run: str) -> None:
       still stop latest
     """
     run_id = outside.ledger.resolve(run)
-    outside.wish(run_id, "stop")
+    outside.driving.wish(run_id, "stop")
     click.echo(f"{run_id} is saving and will end; `still resume {run_id}` goes on", err=True)
 
 
@@ -223,7 +223,7 @@ def down(outside: "Outside", run: str) -> None:
       still down latest
     """
     run_id = outside.ledger.resolve(run)
-    outside.wish(run_id, "down")
+    outside.driving.wish(run_id, "down")
     click.echo(f"{run_id} is ended. `still show {run_id}` says what is proved", err=True)
 
 
@@ -241,7 +241,7 @@ def budget(outside: "Outside", run: str, raise_usd: str) -> None:
     from recipes.money import format_usd, from_micro_usd
 
     run_id = outside.ledger.resolve(run)
-    books = outside.raise_budget(run_id, raise_usd)
+    books = outside.driving.raise_budget(run_id, raise_usd)
     click.echo(
         f"{run_id} may now spend {format_usd(from_micro_usd(books.budget_micro_usd))}, of which "
         f"{format_usd(from_micro_usd(books.spent_micro_usd))} is spent. "
@@ -261,7 +261,7 @@ def logs(outside: "Outside", run: str, follow: bool) -> None:
     Example:
       still logs latest -f
     """
-    for line in outside.log_lines(outside.ledger.resolve(run), follow):
+    for line in outside.driving.log_lines(outside.ledger.resolve(run), follow):
         click.echo(line)
 
 
@@ -315,7 +315,7 @@ def rehearse(
     click.echo(f"started {run_id}", err=True)
     stopped: StoppedError | None = None
     try:
-        outside.launch(run_id, trust_remote_code)
+        outside.driving.launch(run_id, trust_remote_code)
     except StoppedError as error:
         stopped = error  # its steps until then are measured all the same
     except StillhouseError:

@@ -167,7 +167,7 @@ def test_rented_machines_need_a_run_store(outside: Outside, recipe_file: Path) -
     planned = outside.pricing.plan(load_recipe(recipe_file), recipe_file.parent)
 
     with pytest.raises(RefusedError, match="STILLHOUSE_STORE"):
-        outside.open_run(rented(planned), store=None)
+        outside.driving.open_run(rented(planned), store=None)
     assert outside.ledger.runs() == []
 
 
@@ -182,11 +182,11 @@ def test_a_clock_that_is_wrong_rents_nothing_and_is_named(
         monkeypatch.setenv(name, value)
     planned = outside.pricing.plan(load_recipe(recipe_file), recipe_file.parent)
     outside.environ = {**outside.environ, **s3.environ()}
-    run_id = outside.open_run(rented(planned), store=f"s3://{s3.bucket()}/runs")
+    run_id = outside.driving.open_run(rented(planned), store=f"s3://{s3.bucket()}/runs")
     machine.rented = True
 
     with pytest.raises(RefusedError, match=f"ahead of the run store's.*still resume {run_id}"):
-        outside.launch(run_id, allow_remote_code=False)
+        outside.driving.launch(run_id, allow_remote_code=False)
     assert machine.starts == []
     assert not (outside.home.run(run_id).path / "watcher.log").exists()
 

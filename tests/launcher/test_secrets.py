@@ -330,7 +330,7 @@ def test_a_key_in_the_url_of_a_store_is_refused_before_anything_is_written_down(
     )
 
     with pytest.raises(StillhouseError, match="run store") as caught:
-        outside.open_run(replace(made, recipe=rents), url)
+        outside.driving.open_run(replace(made, recipe=rents), url)
 
     assert outside.ledger.run_ids() == []
     assert leaks(files_below(own_home) | {"error": str(caught.value).encode()}) == []

@@ -98,8 +98,8 @@ class Driving:
         run = self._outside.home.run(run_id)
         if not is_driven(run):
             # Nobody would read what a watcher says of these.
-            self._mirror(run_id).hold()
             self._check_clock(run_id)
+            self._mirror(run_id).hold()
             start_watcher(run, self._outside.environ, allow_remote_code=allow_remote_code)
         with self._house(run_id) as house:
             return follow(house, run_id, since=began)

@@ -66,6 +66,10 @@ arm_with_a_process() {
 wait_and_switch_off() {
   echo $$ >"$sleeper"
   while [ "$(date +%s)" -lt "$(cat "$deadline")" ]; do sleep 1; done
+  switch_off
+}
+
+switch_off() {
   say "the limit is reached: switching off"
   as_root poweroff -f || as_root shutdown -P now
 }
@@ -88,9 +92,15 @@ case $number in
     ;;
 esac
 
+now=$(date +%s)
 at=$number
-[ "$how" = by ] || at=$(($(date +%s) + number * 60))
-if [ "$how" != set ] && [ -f "$deadline" ] && [ "$(cat "$deadline")" -le "$at" ]; then exit 0; fi
+[ "$how" = by ] || at=$((now + number * 60))
+# A timer for a moment that has passed is one that systemd never comes to.
+if [ "$at" -le "$now" ] && switch_off; then exit 0; fi
+if [ "$how" != set ] && [ -f "$deadline" ]; then
+  earlier=$(cat "$deadline")
+  if [ "$earlier" -gt "$now" ] && [ "$earlier" -le "$at" ]; then exit 0; fi
+fi
 echo "$at" >"$deadline.new"
 mv "$deadline.new" "$deadline"
 if arm_with_systemd "$at"; then

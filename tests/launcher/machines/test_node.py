@@ -244,6 +244,30 @@ def test_a_limit_by_a_moment_lowers_and_never_raises(node: Node) -> None:
     assert (node.state / "limit").read_text().strip() == str(at)
 
 
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_limit_that_has_passed_switches_off_at_once_since_no_timer_comes_to_it(
+    node: Node, systemd: bool
+) -> None:
+    if systemd:
+        node.program("systemctl", 'echo "systemctl $*" >>"$CALLS"')
+    node.run("limit.sh", "set", "60")
+
+    node.run("limit.sh", "by", str(int(time.time()) - 300))
+
+    assert node.called()[-1] == "poweroff -f"
+    assert node.minutes_left() > 59  # and what is armed stays so, should that fail
+
+
+def test_a_limit_that_passed_without_effect_keeps_no_other_from_being_set(node: Node) -> None:
+    node.program("systemctl", 'echo "systemctl $*" >>"$CALLS"')
+    node.run("limit.sh", "set", "60")
+    (node.state / "limit").write_text(str(int(time.time()) - 300))
+
+    node.run("limit.sh", "lower", "1")
+
+    assert 0 < node.minutes_left() <= 1
+
+
 def test_with_systemd_the_limit_is_a_timer_on_disk_that_a_reboot_does_not_lose(node: Node) -> None:
     node.program("systemctl", 'echo "systemctl $*" >>"$CALLS"')
 

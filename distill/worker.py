@@ -137,6 +137,8 @@ def _only_worker(run: RunDir) -> Iterator[None]:
     os.set_inheritable(lock, False)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)  # for whoever wants to end it
         yield
     except BlockingIOError as error:
         raise RefusedError(

@@ -25,11 +25,11 @@ from launcher.runs.messengers import Way, messengers, ways_of
 from launcher.runs.mirror import Mirror, NoMirror, StoreMirror
 from launcher.runs.next_offer import next_offer
 from launcher.runs.right_clock import require_right_clock
-from launcher.runs.run import drive, open_run, release, reopen
+from launcher.runs.run import drive, may_go_on, open_run, release
 from launcher.runs.view import choose_view
-from launcher.runs.watch import start_watcher
+from launcher.runs.watch import last_word, start_watcher
 from launcher.runs.wishes import Wish, make_wish
-from recipes.errors import InvalidInputError, RefusedError
+from recipes.errors import InvalidInputError, RefusedError, StillhouseError
 from recipes.money import to_micro_usd
 from recipes.rundir import read_lines
 from recipes.store import Store, open_store
@@ -95,14 +95,20 @@ class Driving:
         if not self._backend_of(run_id).rented:
             return self.drive(run_id, allow_remote_code)
         began = self._outside.clock()
-        run = self._outside.home.run(run_id)
+        run, watcher = self._outside.home.run(run_id), None
         if not is_driven(run):
             # Nobody would read what a watcher says of these.
             self._check_clock(run_id)
             self._mirror(run_id).hold()
-            start_watcher(run, self._outside.environ, allow_remote_code=allow_remote_code)
+            environ = self._outside.environ
+            watcher = start_watcher(run, environ, allow_remote_code=allow_remote_code)
         with self._house(run_id) as house:
-            return follow(house, run_id, since=began)
+            try:
+                follow(house, run_id, since=began, watcher=lambda: _lives(watcher))
+            except StillhouseError:
+                if watcher is not None and watcher.poll() == RefusedError.exit_code:
+                    raise RefusedError(last_word(run)) from None
+                raise
 
     def _check_clock(self, run_id: str) -> None:
         """
@@ -145,7 +151,8 @@ class Driving:
             raise RefusedError(f"nothing of {run_id} is running: there is nothing to end")
 
     def raise_budget(self, run_id: str, usd: str) -> Books:
-        """Let a run spend more. One that stopped for want of money is open again.
+        """Let a run spend more. One that stopped for want of money can go on; what it stopped with
+        stays until it does.
 
         Raises:
             InvalidInputError: `usd` is not an amount above 0.
@@ -161,9 +168,8 @@ class Driving:
         mirror.hold()
         self._outside.ledger.append(run_id, BudgetRaised(micro_usd=amount))
         run = self._outside.home.run(run_id)
-        if run.done.exists() and self._outside.ledger.books(run_id).state == "stopped":
-            reopen(run)
-            self._withdraw_results(run_id)
+        books = self._outside.ledger.books(run_id)
+        if books.state == "stopped" and may_go_on(books, run):
             self._outside.ledger.append(
                 run_id, StateChanged(state="interrupted", reason="the budget was raised")
             )
@@ -183,14 +189,6 @@ class Driving:
             self._outside.sleep(0.5)
 
     # ---- inside
-
-    def _withdraw_results(self, run_id: str) -> None:
-        """What a run stopped with must not come back from its store."""
-        store = self._outside.ledger.books(run_id).notes.get(STORE)
-        if store is not None:
-            from recipes.stored_run import withdraw_results
-
-            withdraw_results(self._store(store))
 
     def _mirror(self, run_id: str, say: Callable[[str], None] | None = None) -> Mirror:
         """What keeps a run's books in its store; nothing does where it has none."""
@@ -272,6 +270,10 @@ class Driving:
             self._outside.progress.print(
                 f"warning: MLflow is not written now ({error}); `still sync` does"
             )
+
+
+def _lives(process: "subprocess.Popen[bytes] | None") -> bool:
+    return process is not None and process.poll() is None
 
 
 @contextmanager

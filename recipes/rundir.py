@@ -18,6 +18,7 @@ The same folder lies on a laptop and on a rented node. Files are written aside, 
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -468,6 +469,17 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
 def attempt_events(run: RunDir, attempt: int) -> list[AnyEvent]:
     """What one start of the worker has said, in order."""
     return [event for event, _ in read_events(run.events) if event.attempt == attempt]
+
+
+def sound_events(run: RunDir, attempt: int) -> list[AnyEvent]:
+    """The same up to the first line that cannot be read, if there is one: what a machine has cost
+    has to be settled whatever it has written."""
+    events: list[AnyEvent] = []
+    with suppress(InvalidInputError):
+        for event, _ in read_events(run.events):
+            if event.attempt == attempt:
+                events.append(event)
+    return events
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[AnyEvent, int]]:

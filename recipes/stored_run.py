@@ -135,12 +135,15 @@ class Wish(Part):
 
 
 def ask_to_save(store: Store, attempt: int, by: float | None = None) -> None:
-    """Have the worker of this attempt save and end; it looks every few seconds.
+    """Have the worker of this attempt save and end; it looks every few seconds. One that was asked
+    to end now is asked for no later moment.
 
     Args:
         by: when all has to be saved, which may come earlier than its limits say [unix s]; `None`:
             it ends now.
     """
+    if by is not None and asked_to_save(store, attempt) == Wish():
+        return
     store.put_bytes(_wish_key(attempt), Wish(by=by).model_dump_json().encode() + b"\n")
 
 

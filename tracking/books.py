@@ -267,6 +267,13 @@ class Books:
         )
 
     @property
+    def raised_since_attempt(self) -> bool:
+        """Whether the budget was raised after the newest attempt had begun."""
+        began = [one.seq for one, _ in self._all(AttemptStarted)]
+        raised = [one.seq for one, _ in self._all(BudgetRaised)]
+        return bool(began and raised) and raised[-1] > began[-1]
+
+    @property
     def hours_used(self) -> Decimal:
         """By attempts that are over [h]."""
         seconds = sum(a.ended_at - a.started_at for a in self.attempts if a.ended_at is not None)

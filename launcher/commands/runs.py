@@ -245,7 +245,11 @@ def budget(outside: "Outside", run: str, raise_usd: str) -> None:
     click.echo(
         f"{run_id} may now spend {format_usd(from_micro_usd(books.budget_micro_usd))}, of which "
         f"{format_usd(from_micro_usd(books.spent_micro_usd))} is spent. "
-        f"`still resume {run_id}` goes on.",
+        + (
+            "It stopped at its hours all the same: launch its recipe again with more of them."
+            if books.state == "stopped"
+            else f"`still resume {run_id}` goes on."
+        ),
         err=True,
     )
 

@@ -35,6 +35,9 @@ class TeacherAtHome:
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self._place(run).ask_to_save(run, by)
 
+    def withdraw(self, run: RunDir) -> None:
+        self._rented.withdraw(run)
+
     def kill(self, run: RunDir) -> None:
         self._place(run).kill(run)
 

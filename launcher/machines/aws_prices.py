@@ -26,10 +26,9 @@ def node_prices(
     except Exception:  # noqa: BLE001 - whatever it is, nobody tells
         return None
     likely = offer.usd_per_node_hour
+    highest = max(likely * BELIEVED_FACTOR, offer.highest_usd_per_hour / offer.nodes)
     believed = [
-        price
-        for price in told
-        if likely / BELIEVED_FACTOR <= price.usd_per_hour <= likely * BELIEVED_FACTOR
+        price for price in told if likely / BELIEVED_FACTOR <= price.usd_per_hour <= highest
     ]
     if not believed:  # AWS says nothing of them: the price of the offer is all there is
         return Prices.fixed(likely)

@@ -56,6 +56,13 @@ class Backend(Protocol):
             ProvisionError: no machine came of this offer. One may exist all the same: `release`.
         """
 
+    def withdraw(self, run: RunDir) -> None:
+        """Have what a run stopped with not come back to its folder, nor to its next machine.
+
+        Raises:
+            StoreError: it lies somewhere that does not answer.
+        """
+
     def look(self, run: RunDir) -> Sight:
         """Bring the folder up to date with what the worker has written, and say how it is."""
 

@@ -12,17 +12,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from launcher.machines.backend import Released, Sight
 from launcher.market.offers import Offer
 from recipes.errors import RefusedError, StillhouseError
-from recipes.rundir import RunDir, WorkerStarted, read_events
+from recipes.rundir import RunDir
 from tracking.prices import Prices
 
 LOCK_VARIABLE = "STILLHOUSE_LOCK_FD"
 """Tells the worker the number of the descriptor that already holds its lock."""
 
+
+DYING_LOOKS = 200
+"""How often a worker that was killed is looked at, 10 ms apart, until it is gone."""
 
 WORKER = (sys.executable, "-m", "distill")
 """The command of a worker; the run's folder follows."""
@@ -65,6 +69,8 @@ class LocalMachine:
                     pass_fds=[lock],
                     start_new_session=True,  # Ctrl-C in the terminal is the launcher's to handle
                 )
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{self._children[run.path].pid}\n".encode(), 0)
         finally:
             os.close(lock)
 
@@ -72,6 +78,8 @@ class LocalMachine:
         return "alive" if self._is_alive(run) else "ended"
 
     def release(self, run: RunDir, attempt: int) -> Released:
+        if self._is_alive(run):
+            return Released(proved=False, detail="its worker is still running on this machine")
         return Released(proved=True, detail="nothing was rented: it ran on this machine")
 
     def _is_alive(self, run: RunDir) -> bool:
@@ -83,6 +91,9 @@ class LocalMachine:
     def prices(self, offer: Offer, since: float) -> Prices | None:
         return None
 
+    def withdraw(self, run: RunDir) -> None:
+        return None
+
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self._send(run, signal.SIGTERM)
 
@@ -90,6 +101,10 @@ class LocalMachine:
         self._send(run, signal.SIGKILL)
         if child := self._children.get(run.path):
             child.wait()
+        for _ in range(DYING_LOOKS):
+            if not self._is_alive(run):
+                return
+            time.sleep(0.01)
 
     def _send(self, run: RunDir, number: signal.Signals) -> None:
         if not self._is_alive(run):
@@ -97,7 +112,8 @@ class LocalMachine:
         child = self._children.get(run.path)
         pid = child.pid if child else _worker_pid(run)
         if pid is not None:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def is_locked(path: Path) -> bool:
@@ -159,8 +175,9 @@ def _take_patiently(lock: int, sleep: Callable[[float], None] = time.sleep) -> b
 
 
 def _worker_pid(run: RunDir) -> int | None:
-    pids = [event.pid for event, _ in read_events(run.events) if isinstance(event, WorkerStarted)]
-    return pids[-1] if pids else None
+    """Who holds the lock, as whoever started it has written; `None` is unknown."""
+    written = run.lock.read_text().strip()
+    return int(written) if written.isdecimal() else None
 
 
 def calibrate(recipe_json: str, folder: Path, environ: Mapping[str, str] = os.environ) -> str:

@@ -1,14 +1,16 @@
 """What launcher and worker send each other through the run store, from the launcher's side.
 
-A store that does not answer is no news: the worker goes on without it, and it is asked again.
+A store that does not answer is no news, and so is a disk without room: the worker goes on without
+them, and they are tried again.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.store import Store, StoreError, open_store
 from recipes.store_lines import LineSender
-from recipes.stored_run import EventMirror, ask_to_save
+from recipes.stored_run import EventMirror, ask_to_save, withdraw_results
 
 
 class StoreMail:
@@ -37,12 +39,15 @@ class StoreMail:
             self._mirrors[run] = EventMirror(self._store(run), run)
         try:
             self._mirrors[run].fetch()
-        except StoreError as error:
-            with (run.path / "store.log").open("a") as log:
+        except (StoreError, OSError) as error:  # OSError: there is no room here
+            with suppress(OSError), (run.path / "store.log").open("a") as log:
                 log.write(f"{error}\n")
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         ask_to_save(self._store(run), read_model(run.limits, Limits).attempt, by)
+
+    def withdraw(self, run: RunDir) -> None:
+        withdraw_results(self._store(run))
 
     def _store(self, run: RunDir) -> Store:
         url = read_model(run.limits, Limits).store

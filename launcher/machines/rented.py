@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -25,9 +26,9 @@ from recipes.rundir import (
     Limits,
     RunDir,
     WorkerEnded,
-    attempt_events,
     read_events,
     read_model,
+    sound_events,
 )
 from tracking.prices import Prices
 
@@ -83,6 +84,9 @@ class Mail(Protocol):
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         """Have the worker save and end: now, or so that all is saved by then [unix s]."""
+
+    def withdraw(self, run: RunDir) -> None:
+        """Delete in the store what a run stopped with."""
 
 
 def money_ends_at(limits: Limits) -> float:
@@ -160,6 +164,9 @@ class RentedMachines:
         self._asking_sky = False
         self._sky_says: dict[str, Sight] = {}
         self._heard: dict[Path, _Heard] = {}
+        self._end_on_shutdown_set: set[str] = set()
+        """Clusters of which AWS has confirmed it; whoever rented them may have been killed before
+        he could ask."""
 
     def start(self, run: RunDir, offer: Offer) -> None:
         attempt = read_model(run.limits, Limits).attempt
@@ -198,45 +205,78 @@ class RentedMachines:
         sight = self._sky_says.get(rented.cluster, "alive")
         if sight == "ended":
             self._mail.fetch(run)  # its last words may have come since
-            if not any(isinstance(e, WorkerEnded) for e in attempt_events(run, rented.attempt)):
+            if not any(isinstance(e, WorkerEnded) for e in sound_events(run, rented.attempt)):
                 self._sky.output(rented.cluster, run.log)
         return sight
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self._mail.ask_to_save(run, by)
 
+    def withdraw(self, run: RunDir) -> None:
+        self._mail.withdraw(run)
+
     def kill(self, run: RunDir) -> None:
         for rented in all_rented(run)[-1:]:
+            if rented.offer.cloud == "aws":  # at once, and whatever becomes of SkyPilot
+                self._teardown(run, [rented]).end_machines()
             self._down(run, rented)
 
     def release(self, run: RunDir, attempt: int) -> Released:
         history = all_rented(run)
         if not history:
             return Released(proved=True, detail="nothing was rented", paid=())
-        self._mail.fetch(run)
-        if any(rented.offer.cloud != "aws" for rented in history):
-            self._down(run, history[-1])
-            return self._ask_skypilot(history)
-        regions = _regions(history)
-        teardown = Teardown(
-            self._aws(regions), run.path.name, lambda error: _note(run, error), self._sleep
+        last = history[-1]
+        of_aws = [rented for rented in history if rented.offer.cloud == "aws"]
+        of_others = [rented for rented in history if rented.offer.cloud != "aws"]
+        teardown = self._teardown(run, of_aws) if of_aws else None
+        if teardown:
+            teardown.end_machines()
+        is_down = self._down(run, last)
+        answers = []
+        if teardown:
+            left = teardown.end_everything()
+            self._mail.fetch(run)
+            answers.append(self._aws_says(run, of_aws, last, left, is_down))
+        if of_others:
+            answers.append(self._skypilot_says(of_others, is_down))
+        paid: tuple[Paid, ...] | None = None
+        if attempt != last.attempt:
+            paid = ()  # nothing was asked for
+        elif teardown and last in of_aws:
+            paid = self._paid(run, attempt, teardown)
+        proved = {answer.proved for answer in answers}
+        return Released(
+            proved=False if False in proved else None if None in proved else True,
+            detail="; ".join(answer.detail for answer in answers),
+            paid=paid,
         )
-        teardown.end_machines()
-        is_down = self._down(run, history[-1])
-        left = teardown.end_everything()
-        paid = self._paid(run, attempt, teardown) if attempt == history[-1].attempt else ()
+
+    def _teardown(self, run: RunDir, of_aws: list[Rented]) -> Teardown:
+        aws = self._aws(_regions(of_aws))
+        return Teardown(aws, run.path.name, lambda error: _note(run, error), self._sleep)
+
+    def _aws_says(
+        self, run: RunDir, of_aws: list[Rented], last: Rented, left: list[str], is_down: bool
+    ) -> Released:
+        """What the end of everything there has proved.
+
+        Args:
+            left: what is left, or why that is not known.
+            is_down: SkyPilot has torn the last cluster down.
+        """
         if left:
             asked = not any(each.startswith("AWS ") for each in left)
-            return Released(proved=False if asked else None, detail=", ".join(left), paid=paid)
-        if not attempt_events(run, history[-1].attempt):
+            return Released(proved=False if asked else None, detail=", ".join(left))
+        if last in of_aws and not sound_events(run, last.attempt):
             if not is_down:
                 why = "SkyPilot, which does not answer, may still be launching"
-                return Released(proved=None, detail=f"AWS has nothing, but {why}", paid=paid)
-            if self._may_come_yet(run, history[-1]):
+                return Released(proved=None, detail=f"AWS has nothing, but {why}")
+            if self._may_come_yet(run, last):
                 why = "the home that asked for a machine may still be launching it"
-                return Released(proved=None, detail=f"AWS has nothing, but {why}", paid=paid)
-        nothing = f"AWS has nothing with this run's tag in {', '.join(regions)}, asked three times"
-        return Released(proved=True, detail=nothing, paid=paid)
+                return Released(proved=None, detail=f"AWS has nothing, but {why}")
+        regions = ", ".join(_regions(of_aws))
+        nothing = f"AWS has nothing with this run's tag in {regions}, asked three times"
+        return Released(proved=True, detail=nothing)
 
     def _paid(self, run: RunDir, attempt: int, teardown: Teardown) -> tuple[Paid, ...]:
         """What the machines of an attempt are paid for: never more than their limit allows.
@@ -259,7 +299,7 @@ class RentedMachines:
         ]
         forgotten = offer.nodes - len(paid)
         if forgotten > 0 and now - limits.started_at >= AWS_REMEMBERS_S:
-            words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
+            words = [e.t for e in sound_events(run, attempt) if isinstance(e, WorkerEnded)]
             last = min([until, *(t + AFTERWARDS_S for t in words)])
             unseen = Paid(limits.started_at, max(last, limits.started_at), forgotten, guessed=True)
             paid.append(self._priced(unseen, offer))
@@ -310,6 +350,9 @@ class RentedMachines:
             machines = self._machines(run, rented)
         except Exception:  # noqa: BLE001 - a look that failed says nothing about the machines
             return False
+        if not rented.offer.spot and rented.cluster not in self._end_on_shutdown_set:
+            with suppress(Exception):  # at the next look again
+                self._stay_on_shutdown(rented, machines)
         return any(machine.is_gone for machine in machines)
 
     def _machines(self, run: RunDir, rented: Rented) -> list[Instance]:
@@ -323,12 +366,7 @@ class RentedMachines:
             ProvisionError: a machine would only stop when it powers itself off.
         """
         try:
-            aws = self._aws(_regions([rented]))
-            stay = [
-                machine.id
-                for machine in self._machines(run, rented)
-                if not (machine.is_gone or aws.end_on_shutdown(machine))
-            ]
+            stay = self._stay_on_shutdown(rented, self._machines(run, rented))
         except Exception as error:  # noqa: BLE001 - that it cannot be set is all that matters
             _note(run, error)
             stay = ["some machine"]
@@ -339,6 +377,14 @@ class RentedMachines:
                 "off: AWS did not take the setting"
             )
 
+    def _stay_on_shutdown(self, rented: Rented, machines: list[Instance]) -> list[str]:
+        """Have all machines be terminated when they power themselves off; those that would not."""
+        aws = self._aws(_regions([rented]))
+        stay = [one.id for one in machines if not (one.is_gone or aws.end_on_shutdown(one))]
+        if machines and not stay:
+            self._end_on_shutdown_set.add(rented.cluster)
+        return stay
+
     def _down(self, run: RunDir, rented: Rented) -> bool:
         """Whether SkyPilot has done it."""
         try:
@@ -348,13 +394,14 @@ class RentedMachines:
             return False
         return True
 
-    def _ask_skypilot(self, history: list[Rented]) -> Released:
+    def _skypilot_says(self, history: list[Rented], is_down: bool) -> Released:
+        """Of clusters on clouds that cannot be asked directly."""
         up = {rented.cluster: self._sky.is_up(rented.cluster) for rented in history}
-        if any(answer is None for answer in up.values()):
+        if left := [cluster for cluster, answer in up.items() if answer]:
+            return Released(proved=False, detail=f"still up: {', '.join(left)}")
+        if not is_down or any(answer is None for answer in up.values()):
             return Released(proved=None, detail="SkyPilot could not ask the cloud")
-        left = [cluster for cluster, answer in up.items() if answer]
-        detail = f"still up: {', '.join(left)}" if left else "SkyPilot asked the cloud: all is gone"
-        return Released(proved=not left, detail=detail)
+        return Released(proved=True, detail="SkyPilot asked the cloud: all is gone")
 
 
 def _has_ended(run: RunDir, last: WorkerEnded | None, now: float) -> bool:
@@ -374,5 +421,5 @@ def _log(run: RunDir) -> Path:
 
 
 def _note(run: RunDir, error: Exception) -> None:
-    with _log(run).open("a") as log:
+    with suppress(OSError), _log(run).open("a") as log:  # a full disk holds nothing up
         log.write(f"{redacted(str(error))}\n")

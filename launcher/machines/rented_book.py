@@ -4,12 +4,13 @@ Each cluster stands here before it is asked for, so that whoever comes later, af
 moment, knows what to look for.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from launcher.market.offers import LOCAL, Offer
 from recipes.recipe import Part
-from recipes.rundir import RunDir, open_for_appending, read_lines, write_atomically
+from recipes.rundir import RunDir, open_for_appending, read_lines, sync_folder, write_atomically
 from tracking.books import Attempt
 
 
@@ -29,9 +30,12 @@ def cluster_name(run: RunDir, attempt: int) -> str:
 
 
 def remember(run: RunDir, rented: Rented) -> None:
-    """Write down what is about to be asked for."""
+    """Write down what is about to be asked for, so that it outlasts a power cut too."""
     with open_for_appending(_book(run)) as book:
         book.write(rented.model_dump_json().encode() + b"\n")
+        book.flush()
+        os.fsync(book.fileno())
+    sync_folder(run.path)
 
 
 def all_rented(run: RunDir) -> list[Rented]:

@@ -9,9 +9,9 @@ import io
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from launcher.errors import NoCapacityError, ProvisionError
 from recipes.privacy import redacted
@@ -31,6 +31,12 @@ WITH_ROLES = frozenset({"aws", "azure", "gcp", "kubernetes"})
 OUTPUT_LINES = 200
 OUTPUT_S = 20.0
 """How long the output of a job that has failed is worth waiting for [s]."""
+
+ANSWER_S = 120.0
+"""How long SkyPilot may take to say how a cluster is [s]."""
+
+DOWN_S = 900.0
+"""How long it may take to tear one down [s]."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -97,19 +103,27 @@ class SkyPilot:
                 stream.write(f"the output of {cluster} could not be fetched: {error!r}\n")
 
     def is_up(self, cluster: str) -> bool | None:
-        """Whether the cloud still has the cluster; `None` where it cannot be asked."""
+        """Whether the cloud still has anything of the cluster; `None` where it cannot be asked.
+
+        One that starts, has stopped or is half gone is still there: it may cost.
+        """
         import sky
 
+        records: list[Any] = []
+
+        def ask() -> None:
+            request = sky.status(cluster_names=[cluster], refresh=sky.StatusRefreshMode.FORCE)
+            records.extend(sky.get(request))
+
         try:
-            records = sky.get(
-                sky.status(cluster_names=[cluster], refresh=sky.StatusRefreshMode.FORCE)
-            )
+            _within(ANSWER_S, ask)
         except Exception:  # noqa: BLE001 - a look that failed says nothing about the cluster
             return None
-        return any(record["status"] == sky.ClusterStatus.UP for record in records)
+        return bool(records)
 
     def down(self, cluster: str, log: Path) -> None:
-        """Tear a cluster down; nothing happens where there is none.
+        """Tear a cluster down, and end launches of it that are under way; nothing happens where
+        there is neither.
 
         Raises:
             ProvisionError: SkyPilot could not do it; the cloud has to be asked directly.
@@ -117,10 +131,32 @@ class SkyPilot:
         import sky
 
         with redacted_into(log) as stream, _as_our_errors(cluster):
+
+            def down() -> None:
+                _cancel_launches(cluster)
+                with suppress(sky.exceptions.ClusterDoesNotExist):
+                    sky.stream_and_get(sky.down(cluster), output_stream=stream)
+
             try:
-                sky.stream_and_get(sky.down(cluster), output_stream=stream)
-            except sky.exceptions.ClusterDoesNotExist:
-                return
+                _within(DOWN_S, down)
+            except TimeoutError:
+                raise ProvisionError(
+                    f"SkyPilot has not torn {cluster} down in {DOWN_S:.0f} s"
+                ) from None
+
+
+def _cancel_launches(cluster: str) -> None:
+    """End what was asked for and does not stand among SkyPilot's clusters yet: whoever asked may
+    have been killed, and its server would go on."""
+    import sky
+
+    launches = [
+        request.request_id
+        for request in sky.api_status(cluster_name=cluster)
+        if request.name == "sky.launch"
+    ]
+    if launches:
+        sky.get(sky.api_cancel(launches, silent=True))
 
 
 @contextmanager

@@ -4,6 +4,8 @@ Each step is in the ledger before it is taken. An attempt is over only when its 
 gone: until then its money stays set aside.
 """
 
+import shutil
+
 from launcher.errors import ProvisionError, StoodDownError
 from launcher.machines.at_home import HOME
 from launcher.machines.backend import Paid
@@ -33,8 +35,8 @@ from recipes.rundir import (
     Limits,
     RunDir,
     WorkerEnded,
-    attempt_events,
     read_model,
+    sound_events,
     write_model,
 )
 from tracking.books import Attempt, Books
@@ -124,6 +126,9 @@ def _record_attempt(
     ledger.append(run_id, StateChanged(state=state, reason=offer.name))
     if api:
         ledger.reserve(run_id, "teacher_api", api, "answers of the teacher, at their longest")
+    if run.done.exists():  # it stopped, and may go on: not before everything is there for that
+        house.backend.withdraw(run)
+        reopen(run)
     started = AttemptStarted(
         attempt=len(books.attempts) + 1,
         started_at=house.clock(),
@@ -173,6 +178,14 @@ def _check_enough(run_id: str, offer: Offer, micro_usd: int, seconds: float | No
             f"{run_id} has {seconds:.0f} s of its hours left: not enough to begin. "
             "Launch its recipe again with more hours."
         )
+
+
+def reopen(run: RunDir) -> None:
+    """Make a run that stopped at a limit one that can go on from its last checkpoint."""
+    for path in (run.student, run.answers):
+        shutil.rmtree(path, ignore_errors=True)
+    run.scores.unlink(missing_ok=True)
+    run.done.unlink(missing_ok=True)
 
 
 def release_orphans(house: House, run_id: str) -> None:
@@ -263,12 +276,13 @@ def close_attempt(
     if not released.proved:  # it may go on costing: the attempt stays open until it is proved
         ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
         check_teardown(house, run_id)
-    events = attempt_events(run, attempt.number)
+    events = sound_events(run, attempt.number)
     how = how or how_it_ended(events)
     paid = released.paid
     if paid is None:
         last_s = house.clock() if seen else max([attempt.started_at, *(e.t for e in events[-1:])])
-        paid = (Paid(attempt.started_at, last_s, Offer.from_json(attempt.offer).nodes),)
+        nodes = Offer.from_json(attempt.offer).nodes
+        paid = (Paid(attempt.started_at, last_s, nodes, guessed=house.backend.rented),)
     house.mirror.hold()  # giving back takes minutes, in which somebody may have taken over
     assert attempt.reservation is not None, "an attempt begins with what pays for it"
     reserved = 0

@@ -21,11 +21,14 @@ PATIENCE_S = 60.0
 """How long a run may be without anybody who drives it before it is called left alone [s]."""
 
 
-def follow(house: House, run_id: str, since: float) -> None:
+def follow(
+    house: House, run_id: str, since: float, watcher: Callable[[], bool] = lambda: False
+) -> None:
     """Show a run until it is over. Returns when it is done.
 
     Args:
         since: states from then on are shown [unix s].
+        watcher: whether a process lives that was started to drive it and may not do so yet.
 
     Raises:
         StoppedError, InterruptedRunError, StillhouseError: as `launcher.runs.run.drive`.
@@ -36,7 +39,7 @@ def follow(house: House, run_id: str, since: float) -> None:
     plan = read_model(run.plan, Plan)
     watched = Watched(run_id, Decimal(0), Decimal(0), house.clock())
     while True:
-        driven = is_driven(run)
+        driven = watcher() or is_driven(run)
         books = house.ledger.books(run_id)
         watched = _with_money_of(watched, books, plan)
         for state in books.states:

@@ -6,6 +6,7 @@ are not of this home mean that another one drives the run: then this one does no
 A store that is away is no reason to leave a machine alone: who drives goes on, and begins nothing.
 """
 
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -61,6 +62,11 @@ class Mirror(Protocol):
     def keep(self) -> None:
         """The same, now and then: call it as often as you like."""
 
+    @property
+    def away_until(self) -> float:
+        """Until when nothing could be heard through the store [unix s]; minus infinity: it was
+        never away."""
+
 
 class NoMirror:
     """Of a run on this machine: nobody else can drive it."""
@@ -70,6 +76,10 @@ class NoMirror:
 
     def keep(self) -> None:
         return None
+
+    @property
+    def away_until(self) -> float:
+        return -math.inf
 
 
 class StoreMirror:
@@ -104,7 +114,12 @@ class StoreMirror:
         self._beat_at: float | None = None
         self._limits_of = 0
         self._is_away = False
+        self._away_until = -math.inf
         self._stood_down: StoodDownError | None = None
+
+    @property
+    def away_until(self) -> float:
+        return self._clock() if self._is_away else self._away_until
 
     def keep(self) -> None:
         pause = AWAY_S if self._is_away else EVERY_S
@@ -132,6 +147,7 @@ class StoreMirror:
         self._asked_at = self._clock()
         if self._is_away:
             self._say("the books are in the run store again")
+            self._away_until = self._clock()
         self._is_away = False
 
     # ---- inside

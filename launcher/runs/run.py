@@ -9,7 +9,6 @@ one was killed: `drive` is what `still launch`, `still resume` and the watcher a
 asks the ledger, the run's folder and the backend, never its own memory, where the run stands.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,7 +53,7 @@ from recipes.rundir import (
     write_model,
 )
 from recipes.store import StoreError
-from tracking.books import Attempt
+from tracking.books import Attempt, Books
 from tracking.entries import (
     Git,
     Noted,
@@ -120,7 +119,7 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
             close_attempt(house, run, attempt, seen=False)
             attempt = None
         with _end_recorded(house, run_id):
-            while attempt is not None or not run.done.exists():
+            while attempt is not None or may_go_on(house.ledger.books(run_id), run):
                 attempt = attempt or begin_attempt(house, run, allow_remote_code)
                 house.tracker(run_id)
                 again = _attempt_to_its_end(house, run, attempt)
@@ -156,12 +155,12 @@ def release(house: House, run_id: str) -> None:
         check_teardown(house, run_id)
 
 
-def reopen(run: RunDir) -> None:
-    """Make a run that stopped at a limit one that can go on from its last checkpoint."""
-    for path in (run.student, run.answers):
-        shutil.rmtree(path, ignore_errors=True)
-    run.scores.unlink(missing_ok=True)
-    run.done.unlink(missing_ok=True)
+def may_go_on(books: Books, run: RunDir) -> bool:
+    """Whether work is left: nothing is done, or it stopped for want of money and was given more."""
+    if not run.done.exists():
+        return True
+    done = read_model(run.done, Done)
+    return (done.status, done.reason) == ("stopped", "budget") and books.raised_since_attempt
 
 
 @contextmanager
@@ -185,14 +184,17 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
         sight = _follow(house, run, attempt)
     except StoodDownError:  # somebody else looks at them
         raise
-    except StillhouseError:  # nobody would look at its machines any more
+    except Exception:  # whatever it is, nobody would look at its machines any more
         close_attempt(house, run, attempt, seen=True)
         raise
     how = close_attempt(house, run, attempt, seen=True)
     tell_budget(house, run.path.name)
-    if how == ANSWERED:
-        return True
     wished = wish_of(run) is not None or house.interrupts() > 0
+    if how == ANSWERED:
+        return not wished
+    if run.done.exists() and not wished and may_go_on(house.ledger.books(run.path.name), run):
+        house.view.say("stopped at its budget, which was raised meanwhile: going on")
+        return True
     taken_away = sight == "lost" or how == "interrupted"
     if not (house.backend.rented and taken_away) or wished:
         return False
@@ -238,7 +240,10 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
             house.view.say(text)
             warned = True
         granted = _grant_wishes(house, run, granted)
-        if house.backend.rented and house.clock() - watched.moved_at > house.patience_s:
+        if granted == 2:  # whatever became of that, it is given back next
+            return "ended"
+        heard_at = max(watched.moved_at, house.mirror.away_until)
+        if house.backend.rented and house.clock() - heard_at > house.patience_s:
             house.view.say(f"nothing has moved for {house.patience_s:.0f} s: ending the worker")
             house.backend.kill(run)
             return "ended"
@@ -246,8 +251,9 @@ def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
 
 
 def _grant_wishes(house: House, run: RunDir, granted: int) -> int:
-    """Have a worker save at the first wish of a person, and end it at the second."""
-    wishes = max(house.interrupts(), {None: 0, "stop": 1, "down": 2}[wish_of(run)])
+    """Have a worker save at the first wish of a person, and end it at the second; how many were
+    granted, 2 at most."""
+    wishes = min(2, max(house.interrupts(), {None: 0, "stop": 1, "down": 2}[wish_of(run)]))
     if wishes > granted:
         if wishes == 1:
             house.view.say("asking the worker to save; Ctrl-C once more ends it at once")
@@ -296,7 +302,7 @@ def _raise_unless_done(run: RunDir) -> None:
         return
     events = [event for event, _ in read_events(run.events)]
     how = how_it_ended(events[-1:])
-    if how == "interrupted":
+    if how in ("interrupted", ANSWERED):
         raise InterruptedRunError(f"{run_id} is saved. `still resume {run_id}` goes on from there.")
     said = [event for event in events if isinstance(event, Failed)]
     if how == "failed" and said:

@@ -144,6 +144,7 @@ class ScriptedMachine:
         self.released = Released(proved=True, detail="nothing was rented")
         self.releases = 0
         self.saves = 0
+        self.withdrawn = 0
         self.saved_by: list[float | None] = []
         self.told: Prices | None = None
         """What the provider says of prices."""
@@ -177,6 +178,9 @@ class ScriptedMachine:
 
     def prices(self, offer: Offer, since: float) -> Prices | None:
         return self.told
+
+    def withdraw(self, run: RunDir) -> None:
+        self.withdrawn += 1
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         if self.deaf:

@@ -144,6 +144,9 @@ class Post:
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self.saves += 1
 
+    def withdraw(self, run: RunDir) -> None:
+        return None
+
 
 def at_once(work: Any) -> None:
     """Work that is done aside is done."""

@@ -26,7 +26,6 @@ from launcher.runs.next_offer import next_offer
 from launcher.runs.wishes import make_wish
 from recipes.errors import RefusedError, StillhouseError, StoppedError, TeardownUnprovedError
 from recipes.rundir import Limits, RunDir, read_model
-from recipes.stored_run import withdraw_results
 from simulated.cloud import AwsOneByOne, Cloud, Ec2, Machine, Market
 from simulated.cluster import Client, Server, Task
 from simulated.invariants import BrokenInvariantError, Invariants
@@ -201,8 +200,6 @@ class Life:
             return None
         try:
             self._ledger.append(RUN, BudgetRaised(micro_usd=self.invariants.account.budget // 2))
-            runs.reopen(self._run)
-            withdraw_results(self._store.inner)
             self._ledger.append(RUN, StateChanged(state="interrupted", reason="raised"))
         except Killed:
             self.world.tell("killed while it raised the budget")

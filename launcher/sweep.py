@@ -4,7 +4,7 @@ Pure. The cloud's own word comes in as an inventory, found by tag; the ledger is
 runs go on here, so that everything is found also by a machine that has never heard of any of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ from launcher.machines.aws_inventory import Inventory, Thing
 from tracking.books import Books
 
 Verdict = Literal["expired", "over", "unknown", "live"]
-"""`expired`: by its own tag. `over`: of a run that the ledger has closed. `unknown`: of a run that
-this ledger has never heard of; another machine may drive it. `live`: of a run that goes on here."""
+"""`expired`: by its own tag. `over`: of a run that the ledger has closed, and rented from here.
+`unknown`: of a run that this ledger has never heard of, or that somebody else goes on with. `live`:
+of a run that goes on here."""
 
 REASONS: dict[Verdict, str] = {
     "expired": "past the time that its tag says",
     "over": "its run is over",
-    "unknown": "this ledger does not know its run: perhaps another machine's",
+    "unknown": "rented from elsewhere, as far as this ledger knows: perhaps somebody's",
     "live": "its run goes on",
 }
 
@@ -54,6 +55,11 @@ class Swept:
         """Nothing is left that should not be, and every place was looked at."""
         return not self.orphans and not self.unasked
 
+    @property
+    def is_clean_of_ours(self) -> bool:
+        """The same, but for what may be somebody else's."""
+        return not self.unasked and all(is_doubtful(one) for one in self.orphans)
+
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         return {
@@ -64,16 +70,17 @@ class Swept:
         }
 
 
-def judge(inventory: Inventory, runs: Iterable[Books], now: float) -> Swept:
+def judge(inventory: Inventory, runs: Iterable[Books], owner: str, now: float) -> Swept:
     """Hold what the cloud has against what goes on.
 
     Args:
+        owner: who we are, as our tags say it.
         runs: books of the runs that this machine knows; none where STILLHOUSE_HOME is lost.
         now: [unix s]
     """
     known = {books.run_id: books for books in runs}
     machines = {thing.run_id for thing in inventory.things if thing.kind == "instance"}
-    judged = [Judged(thing, _verdict(thing, known, now)) for thing in inventory.things]
+    judged = [Judged(thing, _verdict(thing, known, owner, now)) for thing in inventory.things]
     ghosts = [
         Ghost(run_id, books.open_attempt.number)
         for run_id, books in known.items()
@@ -90,15 +97,18 @@ def judge(inventory: Inventory, runs: Iterable[Books], now: float) -> Swept:
     )
 
 
-def to_ask_about(orphans: Sequence[Judged]) -> list[Judged]:
-    """Those that somebody may still want: a person has to say so before they are ended."""
-    return [one for one in orphans if one.verdict == "unknown"]
+def is_doubtful(one: Judged) -> bool:
+    """Whether somebody may still want it: a person has to say so before it is ended."""
+    return one.verdict == "unknown"
 
 
-def _verdict(thing: Thing, known: dict[str, Books], now: float) -> Verdict:
+def _verdict(thing: Thing, known: dict[str, Books], owner: str, now: float) -> Verdict:
     if thing.expires_at is not None and thing.expires_at <= now:
         return "expired"
     books = known.get(thing.run_id)
     if books is None:
         return "unknown"
-    return "live" if books.open_attempt is not None else "over"
+    if books.open_attempt is not None:
+        return "live"
+    # Somebody who has adopted the run may have rented it since.
+    return "over" if thing.owner in (owner, None) else "unknown"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from launcher.machines.aws import boto3_client
 from launcher.machines.aws_inventory import remove, take_inventory
+from launcher.machines.labels import owner_tag, this_owner
 from launcher.machines.teardown import CLEAN_LOOKS, LOOKS, SECOND_LOOK_S
 from launcher.outside import Outside
 from launcher.runs.house import STORE
@@ -31,7 +32,7 @@ class Sweeper:
         runs = self._outside.ledger.runs()
         with self._outside.busy("asking AWS in every region"):
             found = take_inventory(boto3_client, self._regions, self._buckets(runs))
-        return judge(found, runs, self._outside.clock())
+        return judge(found, runs, owner_tag("aws", this_owner()), self._outside.clock())
 
     def end(self, orphans: Sequence[Judged]) -> Swept:
         """End what was found, until several looks in a row find nothing of it; what is left."""

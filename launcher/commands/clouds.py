@@ -92,7 +92,9 @@ def sweep(
 ) -> None:
     """Find what of ours is still in AWS and should not be, by its tags and nothing else.
 
-    Ends with 6 while something is left, or where a region could not be asked.
+    Ends with 6 while something is left, or where a region could not be asked. With --apply, what
+    may be somebody else's and has not expired is asked about, left where nobody is there to answer,
+    and no reason for 6.
 
     \b
     Example:
@@ -100,9 +102,9 @@ def sweep(
       still sweep --apply
     """
     from launcher.show_sweep import render_sweep
-    from launcher.sweep import to_ask_about
+    from launcher.sweep import is_doubtful
     from launcher.sweeping import Sweeper
-    from recipes.errors import TeardownUnprovedError
+    from recipes.errors import RefusedError, TeardownUnprovedError
 
     sweeper = Sweeper(outside, regions, stores)
     swept = sweeper.look()
@@ -110,12 +112,18 @@ def sweep(
         outside.print(render_sweep(swept))
     if do_apply and swept.orphans:
         chosen = list(swept.orphans)
-        if (doubtful := to_ask_about(chosen)) and not yes:
-            outside.ask(f"{len(doubtful)} of these may be another machine's. End all of them?")
+        doubtful = sum(map(is_doubtful, chosen))
+        if doubtful and not yes:
+            try:
+                outside.ask(f"{doubtful} of these may be somebody else's. End them too?")
+            except RefusedError:
+                click.echo(f"left alone: {doubtful}, perhaps somebody else's (--yes)", err=True)
+                chosen = [one for one in chosen if not is_doubtful(one)]
         swept = sweeper.end(chosen)
         if not as_json:
             outside.print(render_sweep(swept))
     if as_json:
         outside.print_json(swept.as_json())
-    if not swept.is_clean:
+    # What may be somebody's is no alarm to whoever sweeps by the clock: it expires.
+    if not swept.is_clean and not (do_apply and swept.is_clean_of_ours):
         raise click.exceptions.Exit(TeardownUnprovedError.exit_code)

@@ -144,8 +144,8 @@ def adopt(
 ) -> None:
     """List the runs in a run store; take RUN over, wherever it was launched, and drive it on.
 
-    Whoever drove it until now stands down. Of a run that is over, books, receipt and student are
-    brought here.
+    Whoever drove it until now stands down. Of a run that is done, books, receipt and student are
+    brought here; one that stopped or failed can then be resumed here.
 
     \b
     Example:
@@ -168,7 +168,7 @@ def adopt(
             click.echo(f"no runs of ours in {store}", err=True)
         return
     found = adopter.find(run)
-    if books_only or found.is_over:
+    if books_only or found.is_done:
         new = adopter.take_books(run, with_student=not books_only)
         click.echo(f"{run}: {new} new entries; `still show {run}` has its receipt", err=True)
         print_receipt(outside, run, as_json)
@@ -177,6 +177,10 @@ def adopt(
         outside.ask(f"{found.driver.host} drives {run} now, and would stand down. Take it over?")
     adopter.take_over(run)
     books = outside.ledger.books(run)
+    if found.is_over:
+        click.echo(f"{run} {books.state}; `still resume {run}` goes on with it here", err=True)
+        print_receipt(outside, run, as_json)
+        return
     if books.over:
         raise TeardownUnprovedError(
             f"{run} is over, and it was never proved that its machines are gone. "

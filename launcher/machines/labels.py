@@ -40,12 +40,16 @@ def labels(cloud: str, *, run_id: str, owner: str, expires_at: float) -> dict[st
      'stillhouse-expires': '2027-01-15t08-00-00z'}
     """
     expires = datetime.fromtimestamp(-(-expires_at // 1), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if cloud in _ANY_CASE_AND_COLONS:
-        who = re.sub(r"[^A-Za-z0-9+=._:/@-]", "-", owner)[:200]
-    else:
+    if cloud not in _ANY_CASE_AND_COLONS:
         expires = expires.replace(":", "-").lower()
-        who = re.sub(r"[^a-z0-9_-]", "-", owner.lower())[:63].strip("-_")
-    return {RUN: run_id, OWNER: who or "unknown", EXPIRES: expires}
+    return {RUN: run_id, OWNER: owner_tag(cloud, owner), EXPIRES: expires}
+
+
+def owner_tag(cloud: str, owner: str) -> str:
+    """Who pays, in the characters that a cloud allows."""
+    if cloud in _ANY_CASE_AND_COLONS:
+        return re.sub(r"[^A-Za-z0-9+=._:/@-]", "-", owner)[:200] or "unknown"
+    return re.sub(r"[^a-z0-9_-]", "-", owner.lower())[:63].strip("-_") or "unknown"
 
 
 def read_expires(text: str) -> float | None:

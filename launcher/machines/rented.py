@@ -232,10 +232,10 @@ class RentedMachines:
         if teardown:
             teardown.end_machines()
         is_down = self._down(run, last)
+        left = teardown.end_everything() if teardown else []
+        self._mail.fetch(run)
         answers = []
-        if teardown:
-            left = teardown.end_everything()
-            self._mail.fetch(run)
+        if of_aws:
             answers.append(self._aws_says(run, of_aws, last, left, is_down))
         if of_others:
             answers.append(self._skypilot_says(of_others, is_down))

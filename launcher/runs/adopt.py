@@ -62,6 +62,11 @@ class Stored:
         """Whether it needs nobody any more."""
         return self.books is not None and self.books.over and self.books.open_attempt is None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody can go on with it either."""
+        return self.is_over and self.books is not None and self.books.state == "done"
+
     def is_driven(self, now: float) -> bool:
         """Whether somebody was heard of a moment ago."""
         return not self.is_over and self.heard_at is not None and now - self.heard_at < LIVES_S

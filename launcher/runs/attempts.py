@@ -9,6 +9,7 @@ import shutil
 from launcher.errors import ProvisionError, StoodDownError
 from launcher.machines.at_home import HOME
 from launcher.machines.backend import Paid
+from launcher.machines.rented import ENDING_S
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan
 from launcher.runs.bill import bill
@@ -51,6 +52,9 @@ from tracking.ledger import Ledger
 
 LEAST_S = 600.0
 """With less than this no machine is rented: it would have to go when it has hardly come [s]."""
+
+LEAST_LAUNCH_S = 300.0
+"""With less than this for it no launch is begun: it would be given up when hardly begun [s]."""
 
 LOADING_S = 2.0
 """Loading the student again, on a machine that does other things too [s]."""
@@ -167,7 +171,10 @@ def _check_enough(run_id: str, offer: Offer, micro_usd: int, seconds: float | No
     Raises:
         RefusedError: a machine would hardly be there before it had to go.
     """
-    if micro_usd < machine_micro_usd(offer.usd_per_hour, LEAST_S):
+    # Nobody looks at a price while a launch is under way, so that is given no longer than the
+    # highest one would allow.
+    launch = machine_micro_usd(offer.highest_usd_per_hour, ENDING_S + LEAST_LAUNCH_S)
+    if micro_usd < max(launch, machine_micro_usd(offer.usd_per_hour, LEAST_S)):
         left = format_usd(from_micro_usd(max(0, micro_usd)))
         raise RefusedError(
             f"what is left of the budget of {run_id} is {left} for work, and {offer.name} costs "

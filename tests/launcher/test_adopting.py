@@ -12,7 +12,9 @@ from two_homes import RUN, OneCloud, OneHome, one_home
 from launcher.outside import Outside
 from launcher.plans.plan import Plan
 from launcher.runs.run import drive, open_run
+from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
+from recipes.rundir import WorkerEnded
 from tracking.entries import Git, StateChanged
 
 Clock = Any
@@ -110,6 +112,30 @@ def test_a_run_whose_driver_lives_is_taken_over_only_where_a_person_says_so(
     assert result.exit_code == 3
     assert "ada@lab drives tiny-1 now" in result.stderr
     assert bob.ledger.run_ids() == []
+
+
+def test_a_run_that_failed_and_lost_its_home_can_be_resumed_by_another_one(
+    ada: OneHome, still: Still, bob: Outside, cloud: OneCloud, clock: Clock, runs: Path
+) -> None:
+    def fails() -> None:
+        cloud.say(WorkerEnded, status="failed")
+        ada.house.backend.look = lambda run: "ended"  # type: ignore[method-assign]
+
+    clock.on_sleep = fails
+    with pytest.raises(StillhouseError):
+        drive(ada.house, RUN)
+    del ada.house.backend.look
+    clock.now += 86400.0
+
+    adopted = still("adopt", runs, RUN)
+
+    assert adopted.exit_code == 0, adopted.stderr
+    assert f"still resume {RUN}" in adopted.stderr
+    cloud.rented = False  # the command drives by itself
+    clock.on_sleep = cloud.finish
+    resumed = still("resume", RUN)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert bob.ledger.books(RUN).state == "done"
 
 
 def test_a_run_that_is_over_and_may_still_cost_is_taken_over_and_not_started(

@@ -13,14 +13,17 @@ from launcher.plans.plan import Plan
 from launcher.runs.house import House
 from launcher.runs.run import open_run
 from launcher.show_sweep import render_sweep
-from launcher.sweep import judge, to_ask_about
+from launcher.sweep import is_doubtful, judge
 from recipes.recipe import Recipe
 from tracking.books import Books
 from tracking.entries import AttemptEnded, AttemptStarted, Git
 
-NOW = 1_800_000_000.0
+Still = Any
 
-MACHINE = Thing("instance", "i-1", "us-east-1", "tiny-1", "ada@lab", NOW + 3600)
+NOW = 1_800_000_000.0
+ME = "ada@lab"
+
+MACHINE = Thing("instance", "i-1", "us-east-1", "tiny-1", ME, NOW + 3600)
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def books_of(house: House, recipe: Recipe, plan: Plan) -> Callable[..., Books]:
 
 
 def verdicts(*things: Thing, runs: tuple[Books, ...] = (), now: float = NOW) -> list[str]:
-    swept = judge(Inventory(things, {}), runs, now)
+    swept = judge(Inventory(things, {}), runs, ME, now)
     return [one.verdict for one in (*swept.orphans, *swept.live)]
 
 
@@ -65,11 +68,19 @@ def test_what_a_closed_run_left_is_an_orphan(books_of: Callable[..., Books]) -> 
     assert verdicts(MACHINE, runs=(books_of(ended=True),)) == ["over"]
 
 
+def test_what_somebody_else_rented_for_a_run_that_is_closed_here_may_be_his_who_adopted_it(
+    books_of: Callable[..., Books],
+) -> None:
+    theirs = replace(MACHINE, owner="bob@lab")
+
+    assert verdicts(theirs, runs=(books_of(ended=True),)) == ["unknown"]
+
+
 def test_what_this_ledger_has_never_heard_of_is_found_but_asked_about() -> None:
-    swept = judge(Inventory((MACHINE, replace(MACHINE, id="i-2", expires_at=NOW)), {}), (), NOW)
+    swept = judge(Inventory((MACHINE, replace(MACHINE, id="i-2", expires_at=NOW)), {}), (), ME, NOW)
 
     assert [one.verdict for one in swept.orphans] == ["unknown", "expired"]
-    assert [one.thing.id for one in to_ask_about(swept.orphans)] == ["i-1"]
+    assert [one.thing.id for one in swept.orphans if is_doubtful(one)] == ["i-1"]
     assert not swept.is_clean
 
 
@@ -78,14 +89,16 @@ def test_a_run_whose_machines_the_cloud_does_not_have_is_a_ghost(
 ) -> None:
     open_ = books_of(ended=False)
 
-    assert [ghost.run_id for ghost in judge(Inventory((), {}), [open_], NOW).ghosts] == ["tiny-1"]
-    assert judge(Inventory((MACHINE,), {}), [open_], NOW).ghosts == ()
+    assert [ghost.run_id for ghost in judge(Inventory((), {}), [open_], ME, NOW).ghosts] == [
+        "tiny-1"
+    ]
+    assert judge(Inventory((MACHINE,), {}), [open_], ME, NOW).ghosts == ()
     # Where a region could not be asked, its machines may be just there.
-    assert judge(Inventory((), {"us-west-2": "no answer"}), [open_], NOW).ghosts == ()
+    assert judge(Inventory((), {"us-west-2": "no answer"}), [open_], ME, NOW).ghosts == ()
 
 
 def test_a_place_that_could_not_be_asked_is_not_called_clean() -> None:
-    swept = judge(Inventory((), {"us-west-2": "no answer"}), (), NOW)
+    swept = judge(Inventory((), {"us-west-2": "no answer"}), (), ME, NOW)
 
     assert not swept.is_clean
     assert swept.as_json()["unasked"] == {"us-west-2": "no answer"}
@@ -157,11 +170,61 @@ def test_a_person_reads_what_was_found_why_and_where_nobody_looked() -> None:
     from rich.console import Console
 
     console = Console(width=120, file=io.StringIO(), record=True)
-    swept = judge(Inventory((MACHINE,), {"us-west-2": "no answer"}), (), NOW)
+    swept = judge(Inventory((MACHINE,), {"us-west-2": "no answer"}), (), ME, NOW)
 
     console.print(render_sweep(swept))
 
     text = console.export_text()
     assert "i-1" in text
-    assert "does not know its run" in text
+    assert "rented from elsewhere" in text
     assert "not looked at: us-west-2: no answer" in text
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+class Ec2(Account):
+    """One region, whose machines can be ended."""
+
+    def __call__(self, service: str, region: str) -> Any:
+        return self
+
+    def describe_regions(self) -> Any:
+        return {"Regions": [{"RegionName": "us-east-1"}]}
+
+    def terminate_instances(self, InstanceIds: list[str]) -> None:
+        self._instances = [one for one in self._instances if one["InstanceId"] not in InstanceIds]
+
+    @property
+    def left(self) -> list[str]:
+        return [one["InstanceId"] for one in self._instances]
+
+
+@pytest.fixture
+def ec2(monkeypatch: pytest.MonkeyPatch) -> Ec2:
+    """A machine that has expired, and one of a run that this ledger has never heard of."""
+
+    def one(name: str, expires_at: float) -> dict[str, Any]:
+        return instance(name, **labels("aws", run_id=name, owner="bob@lab", expires_at=expires_at))
+
+    account = Ec2([one("i-expired", NOW - 86400), one("i-live", NOW + 3600)], [])
+    monkeypatch.setattr("launcher.sweeping.boto3_client", account)
+    return account
+
+
+def test_by_the_clock_what_has_expired_is_ended_and_what_may_be_somebodys_left_without_alarm(
+    still: Still, ec2: Ec2
+) -> None:
+    result = still("sweep", "--apply")
+
+    assert ec2.left == ["i-live"]
+    assert "left alone: 1" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_only_looking_names_both_and_a_person_may_have_both_ended(still: Still, ec2: Ec2) -> None:
+    assert still("sweep").exit_code == 6
+    assert ec2.left == ["i-expired", "i-live"]
+
+    assert still("sweep", "--apply", "--yes").exit_code == 0
+    assert ec2.left == []

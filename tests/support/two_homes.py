@@ -115,7 +115,7 @@ class OneCloud:
         )
 
     def withdraw(self, run: RunDir) -> None:
-        withdraw_results(self.store)
+        withdraw_results(self._store)
 
     def ask_to_save(self, run: RunDir) -> None:
         raise AssertionError("nobody has asked for it")

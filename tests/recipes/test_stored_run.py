@@ -323,3 +323,18 @@ def test_the_last_wish_counts_and_only_for_the_worker_it_was_meant_for(store: St
     ask_to_save(store, 1)
     assert asked_to_save(store, 1) == Wish()
     assert asked_to_save(store, 2) is None
+
+
+def test_who_was_asked_to_end_now_is_asked_for_no_later_moment(store: Store) -> None:
+    ask_to_save(store, 1, by=200.0)
+    ask_to_save(store, 1, by=100.0)
+    wish = asked_to_save(store, 1)
+    assert wish is not None
+    assert wish.by == 100.0
+
+    ask_to_save(store, 1)
+    ask_to_save(store, 1, by=50.0)
+
+    wish = asked_to_save(store, 1)
+    assert wish is not None
+    assert wish.by is None

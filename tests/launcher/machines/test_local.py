@@ -1,7 +1,9 @@
 """This machine as a place to run: one worker a folder, and no doubt whether it lives."""
 
 import os
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -110,6 +112,30 @@ def test_nobody_lives_on_a_folder_where_nothing_was_started(run: RunDir) -> None
 
     assert machine.look(run) == "ended"
     machine.ask_to_save(run)  # nobody to ask, and no harm done
+
+
+def test_a_worker_that_has_not_said_a_word_yet_is_ended_by_another_process_and_no_other_is(
+    tmp_path: Path, run: RunDir
+) -> None:
+    silent = (sys.executable, "-c", "import time; time.sleep(60)")
+    first = LocalMachine(tmp_path / "home", worker=silent)
+    stranger = subprocess.Popen(silent)
+    log = EventLog(run.events, 1)
+    log.write(WorkerStarted(t=1.0, attempt=1, pid=stranger.pid, device="cpu"))  # long ago
+    log.close()
+    try:
+        first.start(run, HERE)
+        another = LocalMachine(tmp_path / "home")
+        assert another.release(run, 2).proved is False
+
+        threading.Thread(target=first._children[run.path].wait, daemon=True).start()
+        another.kill(run)
+
+        assert another.release(run, 2).proved is True
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_the_right_to_drive_ends_with_its_holder(run: RunDir) -> None:

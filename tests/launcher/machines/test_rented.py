@@ -61,6 +61,7 @@ class Cloud:
         self.on_shutdown = True
         self.dead = False
         self.prices: list[Price] | None = []
+        self.ends_on_shutdown: list[str] = []
 
     # as SkyPilot
 
@@ -119,6 +120,8 @@ class Cloud:
         return self.prices
 
     def end_on_shutdown(self, machine: Instance) -> bool:
+        if self.on_shutdown:
+            self.ends_on_shutdown.append(machine.id)
         return self.on_shutdown
 
     def end_all(self) -> None:
@@ -596,9 +599,109 @@ def test_where_aws_says_nothing_that_can_be_believed_the_offers_price_stays(
     assert rented.prices(SPOT, 0.0) == Prices.fixed(SPOT.usd_per_hour)
 
 
+def test_a_price_up_to_that_on_demand_is_believed_however_low_it_began(
+    cloud: Cloud, rented: RentedMachines
+) -> None:
+    low = SPOT.model_copy(
+        update={"usd_per_hour": Decimal(5), "on_demand_usd_per_hour": Decimal(55)}
+    )
+    cloud.prices = [Price(5.0, Decimal(52))]
+
+    assert rented.prices(low, 0.0) == Prices((Price(5.0, Decimal(52)),))
+
+
 def test_machines_on_demand_have_no_price_that_moves(
     run: RunDir, cloud: Cloud, rented: RentedMachines
 ) -> None:
     cloud.prices = [Price(5.0, Decimal(20))]
 
     assert rented.prices(SPOT.model_copy(update={"spot": False}), 0.0) is None
+
+
+# ---- clouds, one after the other -------------------------------------------------------------
+
+
+@pytest.fixture
+def after_lambda(run: RunDir, cloud: Cloud, rented: RentedMachines) -> RunDir:
+    """A run whose first offer, of a cloud that cannot be asked, had no machine; the second is of
+    AWS, and works."""
+    cloud.fails = NoCapacityError("none")
+    with pytest.raises(NoCapacityError):
+        rented.start(run, LAMBDA)
+    cloud.fails, cloud.up = None, False
+    limits = read_model(run.limits, Limits).model_copy(update={"attempt": 2})
+    write_model(run.limits, limits)
+    rented.start(run, SPOT)
+    return run
+
+
+def test_what_is_of_aws_is_ended_proved_and_paid_by_aws_whatever_was_tried_before(
+    after_lambda: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    clock.now += 60.0
+
+    released = rented.release(after_lambda, 2)
+
+    assert released.proved is True
+    assert "AWS has nothing" in released.detail
+    assert "SkyPilot asked the cloud" in released.detail
+    assert (cloud.leftovers(""), cloud.running_at_down) == ([], [])
+    assert released.paid is not None
+    assert [paid.ended_at - paid.started_at for paid in released.paid] == [60.0]
+
+
+def test_what_skypilot_cannot_say_of_one_cloud_leaves_the_whole_unproved_and_aws_is_ended_still(
+    after_lambda: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    cloud.down_fails = True
+    cloud.is_up = lambda cluster: None  # type: ignore[method-assign]
+
+    released = rented.release(after_lambda, 2)
+
+    assert released.proved is None
+    assert cloud.leftovers("") == []
+
+
+# ---- on the way ------------------------------------------------------------------------------
+
+
+def test_a_kill_ends_the_machines_also_where_skypilot_does_not(
+    run: RunDir, cloud: Cloud, rented: RentedMachines
+) -> None:
+    rented.start(run, SPOT)
+    cloud.down_fails = True
+
+    rented.kill(run)
+
+    assert [machine.is_gone for machine in cloud.machines] == [True]
+
+
+def test_machines_on_demand_whose_launcher_was_killed_are_told_to_end_by_who_follows(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    launch, cloud.launch = cloud.launch, killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        rented.start(run, SPOT.model_copy(update={"spot": False}))
+    launch("", "tiny-1-1", run.log, 0.0)  # SkyPilot's server goes on
+
+    for _ in range(3):
+        clock.now += 11.0
+        rented.look(run)
+
+    assert cloud.ends_on_shutdown == ["i-1"]  # once is enough
+
+
+def test_what_a_machine_has_cost_is_known_whatever_it_has_written(
+    run: RunDir, rented: RentedMachines, clock: Clock
+) -> None:
+    rented.start(run, SPOT)
+    run.events.write_text('{"v":2,"kind":"new"}\n')
+    clock.now += 60.0
+
+    released = rented.release(run, 1)
+
+    assert released.paid is not None
+    assert [paid.ended_at - paid.started_at for paid in released.paid] == [60.0]

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from launcher.machines.skypilot import redacted_into
+from launcher.machines.skypilot import SkyPilot, redacted_into
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,3 +95,70 @@ def test_what_skypilot_says_is_kept_without_secrets(
         seen_at_once = log.read_text()
 
     assert seen_at_once == "before\n⚙︎ Launching on AWS with [AWS_SECRET_ACCESS_KEY] ok\n"
+
+
+class Server:
+    """SkyPilot's server, as much of it as ending a cluster asks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import sky
+
+        self.records: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, str]] = []
+        self.cancelled: list[str] = []
+        self.downed: list[str] = []
+        for name in ("get", "status", "api_status", "api_cancel", "down", "stream_and_get"):
+            monkeypatch.setattr(sky, name, getattr(self, name))
+
+    def get(self, request: Any) -> Any:
+        return request
+
+    def status(self, **_: Any) -> Any:
+        return self.records
+
+    def api_status(self, cluster_name: str) -> Any:
+        return [SimpleNamespace(request_id=each, name=name) for each, name in self.requests]
+
+    def api_cancel(self, requests: list[str], silent: bool) -> Any:
+        self.cancelled += requests
+
+    def down(self, cluster: str) -> Any:
+        import sky
+
+        self.downed.append(cluster)
+        if not self.records:
+            raise sky.exceptions.ClusterDoesNotExist(cluster)
+
+    def stream_and_get(self, request: Any, output_stream: Any) -> Any:
+        return request
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    return Server(monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what SkyPilot imports
+@pytest.mark.parametrize("status", ["INIT", "UP", "STOPPED"])
+def test_a_cluster_that_skypilot_knows_is_there_whatever_its_state(
+    server: Server, status: str
+) -> None:
+    assert SkyPilot().is_up("tiny-1-1") is False
+
+    server.records = [{"status": status}]
+
+    assert SkyPilot().is_up("tiny-1-1") is True
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what SkyPilot imports
+def test_a_launch_that_is_under_way_ends_with_a_cluster_that_is_not_written_down_yet(
+    server: Server, tmp_path: Path
+) -> None:
+    server.requests = [("r1", "sky.launch"), ("r2", "sky.logs")]
+
+    SkyPilot().down("tiny-1-1", tmp_path / "log")
+
+    assert server.cancelled == ["r1"]
+    assert server.downed == ["tiny-1-1"]

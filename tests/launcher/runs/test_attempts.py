@@ -280,6 +280,27 @@ def test_no_machine_is_rented_for_money_or_hours_that_are_gone_before_it_has_boo
     assert house.ledger.books("tiny-1").reserved_micro_usd == 0
 
 
+def test_no_spot_machine_is_asked_for_that_would_have_to_be_here_in_a_moment(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine
+) -> None:
+    """Half an hour of work at its price, and by the price on demand too little for a launch."""
+    machine.rented = True
+    update = {
+        "cloud": "aws",
+        "spot": True,
+        "usd_per_hour": Decimal(2),
+        "on_demand_usd_per_hour": Decimal(10),
+    }
+    spot = plan.offer.model_copy(update=update)
+    house.next_offer = lambda _plan, _books: spot
+    open_run(house.home, house.ledger, "tiny-1", recipe, plan, Git())
+
+    with pytest.raises(RefusedError, match=r"not enough to begin.*--raise"):
+        drive(house, "tiny-1")
+
+    assert machine.starts == []
+
+
 def test_what_was_set_aside_by_a_launcher_that_was_killed_at_once_is_free_again_after_release(
     house: House, run_id: str
 ) -> None:

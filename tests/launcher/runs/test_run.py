@@ -1,6 +1,6 @@
 """A run, from its first entry in the ledger to its last."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.local import Follower
 from launcher.plans.plan import Plan
 from launcher.runs.house import House
-from launcher.runs.run import drive
+from launcher.runs.run import drive, open_run
 from launcher.runs.wishes import make_wish
 from recipes.errors import (
     InterruptedRunError,
@@ -19,8 +19,10 @@ from recipes.errors import (
     StillhouseError,
     StoppedError,
 )
+from recipes.recipe import Recipe
 from recipes.rundir import Done, Failed, WorkerEnded, write_model
-from tracking.entries import BudgetRaised
+from recipes.store import StoreUnreachableError
+from tracking.entries import BudgetRaised, Git
 
 # The worker and the machine are of conftest; tests see them only through their fixtures.
 Worker = Any
@@ -286,3 +288,110 @@ def test_a_wish_to_save_is_passed_on_when_the_store_is_back(
         drive(house, run_id)
 
     assert (machine.deaf, machine.saves, machine.kills) == (0, 1, 0)
+
+
+def test_a_wish_to_end_is_granted_by_giving_back_also_where_the_worker_cannot_be_killed(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def goes_on(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, "down")
+        while True:
+            yield
+
+    machine.rented = True
+    machine.scripts = [goes_on]
+    machine.kill = lambda run: None
+
+    with pytest.raises(StillhouseError):
+        drive(house, run_id)
+
+    assert machine.releases == 1
+    assert house.ledger.books(run_id).open_attempt is None
+
+
+def test_a_wish_that_comes_with_the_teachers_last_answers_rents_nothing(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine
+) -> None:
+    def answers(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        make_wish(worker.run, "stop")
+        yield
+        worker.say(WorkerEnded, status="answered")
+
+    machine.rented = True
+    machine.scripts = [answers, *machine.scripts]
+    open_run(house.home, house.ledger, "asks-1", recipe, plan, Git())
+
+    with pytest.raises(InterruptedRunError, match="still resume asks-1"):
+        drive(house, "asks-1")
+
+    assert len(machine.starts) == 1
+
+
+# ---- a budget that is raised -----------------------------------------------------------------
+
+
+def stops_at(reason: str) -> Callable[[Worker], Iterator[None]]:
+    def script(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(900.0)
+        worker.run.student.mkdir()
+        done = Done(status="stopped", reason=reason, steps=50, of_steps=100, finished_at=1.0)
+        write_model(worker.run.done, done)
+        worker.say(WorkerEnded, status="stopped")
+        yield
+
+    return script
+
+
+def test_a_budget_that_was_raised_while_it_ran_out_lets_the_run_go_on_by_itself(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def raised(worker: Worker) -> Iterator[None]:
+        yield from stops_at("budget")(worker)
+        house.ledger.append(run_id, BudgetRaised(micro_usd=500_000))
+
+    machine.scripts = [raised, *machine.scripts]
+
+    drive(house, run_id)
+
+    assert house.ledger.books(run_id).state == "done"
+    assert len(machine.starts) == 2
+
+
+def test_money_lets_no_run_go_on_that_stopped_at_its_hours_and_takes_nothing_from_it(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    machine.scripts = [stops_at("deadline")]
+    with pytest.raises(StoppedError):
+        drive(house, run_id)
+    house.ledger.append(run_id, BudgetRaised(micro_usd=500_000))
+
+    with pytest.raises(StoppedError):
+        drive(house, run_id)
+
+    assert house.home.run(run_id).student.exists()
+    assert len(machine.starts) == 1
+
+
+def test_what_a_run_stopped_with_stays_until_the_next_machine_can_be_had(
+    house: House, run_id: str, machine: ScriptedMachine
+) -> None:
+    def away(run: Any) -> None:
+        raise StoreUnreachableError("the store is away", "Try again.")
+
+    scripts, machine.scripts = machine.scripts, [stops_at("budget")]
+    with pytest.raises(StoppedError):
+        drive(house, run_id)
+    house.ledger.append(run_id, BudgetRaised(micro_usd=500_000))
+    withdraw, machine.withdraw = machine.withdraw, away
+
+    with pytest.raises(StoreUnreachableError):
+        drive(house, run_id)
+
+    run = house.home.run(run_id)
+    assert (run.student.exists(), run.done.exists()) == (True, True)
+    machine.withdraw, machine.scripts = withdraw, scripts
+    drive(house, run_id)
+    assert house.ledger.books(run_id).state == "done"

@@ -1,17 +1,16 @@
 """The money of one attempt for a teacher's tokens: reserved before a request, settled after it.
 
-Every reservation and every settlement is an event, so that the launcher's books follow, and so that
-a request whose worker was killed before the answer came is known to the next attempt.
+Every reservation and every settlement is an event, so that the launcher's books follow, those of a
+worker that was killed before an answer came too.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 
 from distill.context import Context, WorkerError
 from distill.endpoint import Reply
 from recipes.money import format_usd, from_micro_usd, to_micro_usd
-from recipes.rundir import AnyEvent, ApiReserved, ApiUsage, Limits, Warned, read_events
+from recipes.rundir import ApiReserved, ApiUsage, Limits, Warned, read_events
 
 BELIEVABLE = 100
 """A count so many times above the worst case is nonsense, and not a bill."""
@@ -42,14 +41,13 @@ class Purse:
         self._next = 1 + max(
             (event.request for event in events if isinstance(event, ApiReserved)), default=-1
         )
-        self._open = open_requests(events)
+        self._open: dict[int, Reservation] = {}
         self._warned = False
         self._spent = sum(
             event.micro_usd
             for event in events
             if isinstance(event, ApiUsage) and event.attempt == context.limits.attempt
         )
-        self._settle_lost_ones()
 
     @property
     def is_all_settled(self) -> bool:
@@ -108,24 +106,6 @@ class Purse:
         """Micro-dollars, rounded up. A price per million tokens is micro-dollars a token."""
         exact = input_tokens * self._input_price + output_tokens * self._output_price
         return int(exact.to_integral_value(ROUND_CEILING))
-
-    def _settle_lost_ones(self) -> None:
-        """Requests of an attempt that was killed may have been answered, and billed."""
-        for reservation in list(self._open.values()):
-            self.settle(reservation, reservation.input_tokens, reservation.output_tokens)
-
-
-def open_requests(events: Iterable[AnyEvent]) -> dict[int, Reservation]:
-    """Reservations that were never settled, by the number of their request."""
-    open_ones: dict[int, Reservation] = {}
-    for event in events:
-        if isinstance(event, ApiReserved):
-            open_ones[event.request] = Reservation(
-                event.request, event.input_tokens, event.output_tokens, event.micro_usd
-            )
-        elif isinstance(event, ApiUsage):
-            open_ones.pop(event.request, None)
-    return open_ones
 
 
 def _believable(count: int | None, worst: int) -> int | None:

@@ -17,7 +17,7 @@ The same folder lies on a laptop and on a rented node. Files are written aside, 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
 from functools import cached_property
@@ -169,8 +169,8 @@ class Generated(Event):
 class ApiReserved(Event):
     """A request is about to be sent. `api_usage` with the same number settles it.
 
-    One that is never settled belongs to a worker that was killed: the next attempt settles it at
-    this worst case, in its own name.
+    One that is never settled belongs to a worker that was killed: its attempt is settled with it at
+    this worst case (`asked_micro_usd`).
     """
 
     kind: Literal["api_reserved"] = "api_reserved"
@@ -469,6 +469,21 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
 def attempt_events(run: RunDir, attempt: int) -> list[AnyEvent]:
     """What one start of the worker has said, in order."""
     return [event for event, _ in read_events(run.events) if event.attempt == attempt]
+
+
+def asked_micro_usd(events: Iterable[AnyEvent]) -> int:
+    """What one start of the worker has spent on a teacher behind an API [micro-dollars].
+
+    Requests that it never settled may have been answered, and billed: they count at their worst.
+    """
+    spent, under_way = 0, dict[int, int]()
+    for event in events:
+        if isinstance(event, ApiReserved):
+            under_way[event.request] = event.micro_usd
+        elif isinstance(event, ApiUsage):
+            under_way.pop(event.request, None)
+            spent += event.micro_usd
+    return spent + sum(under_way.values())
 
 
 def sound_events(run: RunDir, attempt: int) -> list[AnyEvent]:

@@ -32,10 +32,10 @@ from recipes.money import (
 from recipes.recipe import Recipe
 from recipes.rundir import (
     AnyEvent,
-    ApiUsage,
     Limits,
     RunDir,
     WorkerEnded,
+    asked_micro_usd,
     read_model,
     sound_events,
     write_model,
@@ -297,8 +297,7 @@ def close_attempt(
         if reservation.id == attempt.reservation:
             reserved = reservation.micro_usd
         else:
-            asked = sum(event.micro_usd for event in events if isinstance(event, ApiUsage))
-            ledger.settle(reservation.id, {"teacher_api": asked})
+            ledger.settle(reservation.id, {"teacher_api": asked_micro_usd(events)})
     ended_at = max([attempt.started_at, *(machine.ended_at for machine in paid)])
     ledger.settle(
         attempt.reservation,

@@ -24,7 +24,15 @@ from distill.teacher_api import Desk, Patience, _ask_all, worst_input_tokens
 from distill.traces import Job
 from recipes.money import from_micro_usd
 from recipes.recipe import ApiTeacher
-from recipes.rundir import ApiReserved, ApiUsage, EventLog, Limits, RunDir, read_events
+from recipes.rundir import (
+    ApiReserved,
+    ApiUsage,
+    EventLog,
+    Limits,
+    RunDir,
+    asked_micro_usd,
+    read_events,
+)
 
 STREAMS = 128
 JOBS = 400
@@ -141,7 +149,7 @@ def live_api(seed: int, folder: Path) -> Outcome:
         _attempt(run, teacher, endpoint, traces, attempt, left, dies_after)
         answers += len(traces.kept)
         events = [event for event, _ in read_events(run.events)]
-        left = budget - sum(e.micro_usd for e in events if isinstance(e, ApiUsage))
+        left = budget - asked_micro_usd(events)
     return Outcome(budget, _most_committed(events), endpoint.billed, answers)
 
 

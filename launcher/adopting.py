@@ -7,7 +7,7 @@ from launcher.machines.labels import this_owner
 from launcher.outside import Outside
 from launcher.runs.adopt import Adoption, Stored, find_stored, stored_runs
 from recipes.errors import InvalidInputError
-from recipes.store import Store, open_store
+from recipes.store import WHILE_SOMEBODY_WAITS_S, Store, open_store
 
 
 class Adopter:
@@ -42,7 +42,7 @@ class Adopter:
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self._url, self._outside.environ)
+        return open_store(self._url, self._outside.environ, WHILE_SOMEBODY_WAITS_S)
 
     def _adoption(self, run_id: str) -> Adoption:
         outside, url = self._outside, f"{self._url.rstrip('/')}/{run_id}"

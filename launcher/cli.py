@@ -31,8 +31,12 @@ class Commands(click.Group):
             sys.stderr.close()  # whoever read our output has seen enough; nothing more to say
             ctx.exit(0)
         except Exception as error:
-            from recipes.errors import StillhouseError
+            from recipes.errors import InvalidInputError, StillhouseError
 
+            if isinstance(error, OSError) and error.strerror:
+                where = f"{error.filename}: " if error.filename else ""
+                remedy = "Look at the disk, and at what may be read and written there"
+                error = InvalidInputError(f"{where}{error.strerror}. {remedy}")
             if not isinstance(error, StillhouseError):
                 raise  # a fault of ours: its traceback is what we need
             click.echo(f"Error: {error}", err=True)

@@ -128,13 +128,13 @@ def _quota(client: ClientFactory, region: str, kind: str, code: str) -> Check:
 
 
 def _run_store(environ: Mapping[str, str]) -> Check:
-    from recipes.store import open_store
+    from recipes.store import WHILE_SOMEBODY_WAITS_S, open_store
 
     url = environ.get("STILLHOUSE_STORE")
     if not url:
         remedy = "Set STILLHOUSE_STORE=s3://bucket/prefix before renting machines."
         return Check("run store", "attention", "none is named", remedy)
-    store, key = open_store(url, environ), f"doctor/{secrets.token_hex(8)}"
+    store, key = open_store(url, environ, WHILE_SOMEBODY_WAITS_S), f"doctor/{secrets.token_hex(8)}"
     store.put_bytes(key, b"written and deleted again by `still doctor`\n")
     store.delete(key)
     return Check("run store", "ok", f"{url} can be written")
@@ -142,10 +142,11 @@ def _run_store(environ: Mapping[str, str]) -> Check:
 
 def _clock(environ: Mapping[str, str], clock: Callable[[], float]) -> Check:
     from launcher.runs.right_clock import MOST_S, clock_error_s, described
-    from recipes.store import open_store
+    from recipes.store import WHILE_SOMEBODY_WAITS_S, open_store
 
     url = environ.get("STILLHOUSE_STORE")
-    error_s = clock_error_s(open_store(url, environ), clock) if url else None
+    store = open_store(url, environ, WHILE_SOMEBODY_WAITS_S) if url else None
+    error_s = clock_error_s(store, clock) if store else None
     if error_s is None:
         remedy = "Keep it right: rented machines end by it."
         return Check("clock", "unknown", "no run store to compare it with", remedy)

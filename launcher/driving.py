@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal, InvalidOperation
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -30,9 +29,10 @@ from launcher.runs.view import choose_view
 from launcher.runs.watch import last_word, start_watcher
 from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError, StillhouseError
-from recipes.money import to_micro_usd
+from recipes.faults import printable
+from recipes.money import named_usd, to_micro_usd
 from recipes.rundir import read_lines
-from recipes.store import Store, open_store
+from recipes.store import WHILE_SOMEBODY_WAITS_S, Store, StoreError, open_store
 from tracking.books import Books
 from tracking.entries import BudgetRaised, StateChanged
 from tracking.home import new_run_id
@@ -113,24 +113,34 @@ class Driving:
     def _check_clock(self, run_id: str) -> None:
         """
         Raises:
-            RefusedError: machines would be rented, and they would end at the wrong time.
-            StoreError: the run store, whose clock it is compared with, did not answer.
+            RefusedError: machines would be rented, and they would end at the wrong time; or the run
+                store, whose clock it is compared with, does not answer.
         """
         books = self._outside.ledger.books(run_id)
         begins = books.open_attempt is None and not self._outside.home.run(run_id).done.exists()
-        if begins and (url := books.notes.get(STORE)) is not None:
-            try:
-                require_right_clock(self._store(url), self._outside.clock)
-            except RefusedError as error:
-                raise RefusedError(f"{error}, then `still resume {run_id}`") from error
+        url = books.notes.get(STORE)
+        if not begins or url is None:
+            return
+        try:
+            with self._outside.busy("asking the run store"):
+                store = open_store(url, self._outside.environ, WHILE_SOMEBODY_WAITS_S)
+                require_right_clock(store, self._outside.clock)
+        except (RefusedError, StoreError) as error:
+            text = str(error).rstrip(".")
+            raise RefusedError(
+                f"{text}. Nothing was rented; then `still resume {run_id}`"
+            ) from error
 
     def drive(self, run_id: str, allow_remote_code: bool) -> None:
         """Drive a run in this process, to its end."""
         with self._house(run_id) as house:
             drive(house, run_id, allow_remote_code=allow_remote_code)
 
-    def wish(self, run_id: str, wish: Wish) -> None:
+    def wish(self, run_id: str, wish: Wish) -> bool:
         """Have a run save and end, or end at once, whoever drives it.
+
+        Returns:
+            Whether that was done; else whoever drives it was asked to.
 
         Raises:
             RefusedError: nothing of it runs.
@@ -139,7 +149,8 @@ class Driving:
         run, backend = self._outside.home.run(run_id), self._backend_of(run_id)
         if is_driven(run):
             make_wish(run, wish)
-        elif wish == "down" and backend.rented:
+            return False
+        if wish == "down" and backend.rented:
             with self._house(run_id) as house:
                 release(house, run_id)
         elif backend.look(run) == "alive":
@@ -149,21 +160,25 @@ class Driving:
                 backend.ask_to_save(run)
         else:
             raise RefusedError(f"nothing of {run_id} is running: there is nothing to end")
+        return True
 
     def raise_budget(self, run_id: str, usd: str) -> Books:
         """Let a run spend more. One that stopped for want of money can go on; what it stopped with
         stays until it does.
 
         Raises:
-            InvalidInputError: `usd` is not an amount above 0.
+            InvalidInputError: `usd` is no amount that can be added.
+            RefusedError: the run is done.
             StoodDownError: another home has taken the run over.
         """
         try:
-            amount = to_micro_usd(Decimal(usd))
-        except (InvalidOperation, ValueError, OverflowError):
-            amount = 0
-        if amount <= 0:
-            raise InvalidInputError(f"--raise {usd}: must be an amount in USD above 0")
+            amount = to_micro_usd(named_usd(usd))
+        except ValueError as error:
+            raise InvalidInputError(f"--raise {usd}: {error}") from error
+        if self._outside.ledger.books(run_id).state == "done":
+            raise RefusedError(
+                f"{run_id} is done: there is nothing that more money could go on with"
+            )
         mirror = self._mirror(run_id)
         mirror.hold()
         self._outside.ledger.append(run_id, BudgetRaised(micro_usd=amount))
@@ -183,7 +198,7 @@ class Driving:
             over = self._backend_of(run_id).look(run) != "alive" and not is_driven(run)
             for line, end in read_lines(run.events, offset):
                 offset = end
-                yield line.decode(errors="replace").rstrip("\n")
+                yield printable(line.decode(errors="replace").rstrip("\n"))
             if over or not follow:
                 return
             self._outside.sleep(0.5)
@@ -268,7 +283,9 @@ class Driving:
             )
         except OSError as error:
             self._outside.progress.print(
-                f"warning: MLflow is not written now ({error}); `still sync` does"
+                f"warning: MLflow is not written now ({error}); `still sync` does",
+                markup=False,
+                highlight=False,
             )
 
 

@@ -87,9 +87,9 @@ class Outside:
     @cached_property
     def screen(self) -> "Console":
         """Results: stdout."""
-        from rich.console import Console
+        from launcher.screen import Screen
 
-        return Console()
+        return Screen()
 
     @cached_property
     def progress(self) -> "Console":
@@ -106,7 +106,14 @@ class Outside:
     def print_json(self, what: Any) -> None:
         import json
 
-        sys.stdout.write(json.dumps(what, indent=2) + "\n")
+        import click
+
+        from launcher.screen import nobody_reads
+
+        try:
+            click.echo(json.dumps(what, indent=2))
+        except BrokenPipeError:
+            nobody_reads()
 
     def ask(self, question: str) -> None:
         """Ask a person yes or no.
@@ -116,7 +123,7 @@ class Outside:
         """
         if not sys.stdin.isatty():
             raise RefusedError(f"nobody is there to answer {question!r}. To start at once: --yes")
-        self.progress.print(f"{question} [y/N] ", end="")
+        self.progress.print(f"{question} [y/N] ", end="", markup=False, highlight=False)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise RefusedError("not started")
 

@@ -73,6 +73,7 @@ class Pricing:
             self._outside.progress.print(
                 f"an hour costs {format_usd(now)} now; it was {format_usd(was)} when this was "
                 "planned",
+                markup=False,
                 highlight=False,
             )
         return Planned(resolved, plan)

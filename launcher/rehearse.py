@@ -1,7 +1,7 @@
 """Rehearse a recipe: run its first steps on one real machine, and price the whole of it again."""
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from launcher.market.offers import LOCAL
@@ -17,8 +17,8 @@ from launcher.plans.rehearsal import (
 from launcher.plans.show_diff import Side, diff_json
 from launcher.pricing import Planned
 from recipes.errors import InvalidInputError, RefusedError
-from recipes.money import format_usd
-from recipes.rundir import attempt_events
+from recipes.money import format_usd, named_usd
+from recipes.rundir import sound_events
 from tracking.entries import Noted
 
 
@@ -98,7 +98,7 @@ def open_rehearsal(outside: Outside, planned: Planned, of: Plan, store: str | No
 def look_back(outside: Outside, run_id: str, made: Planned) -> Rehearsed:
     """What a rehearsal measured, and the recipe priced again with it."""
     attempts = outside.ledger.books(run_id).attempts
-    events = attempt_events(outside.home.run(run_id), attempts[-1].number) if attempts else []
+    events = sound_events(outside.home.run(run_id), attempts[-1].number) if attempts else []
     return Rehearsed(run_id, measure(events), outside.pricing.price(made.recipe))
 
 
@@ -120,9 +120,6 @@ def rehearsal_json(outside: Outside, made: Planned, rehearsed: Rehearsed) -> dic
 
 def _amount(usd: str) -> Decimal:
     try:
-        amount = Decimal(usd)
-    except InvalidOperation:
-        amount = Decimal(0)
-    if not amount.is_finite() or amount <= 0:
-        raise InvalidInputError(f"--usd {usd}: must be an amount in USD above 0")
-    return amount
+        return named_usd(usd)
+    except ValueError as error:
+        raise InvalidInputError(f"--usd {usd}: {error}") from error

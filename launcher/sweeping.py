@@ -10,6 +10,7 @@ from launcher.outside import Outside
 from launcher.runs.house import STORE
 from launcher.sweep import Judged, Swept, judge
 from recipes.privacy import redacted
+from recipes.store import open_store
 from tracking.books import Books
 
 
@@ -25,6 +26,8 @@ class Sweeper:
     def __init__(self, outside: Outside, regions: Sequence[str], stores: Sequence[str]) -> None:
         self._outside = outside
         self._regions = regions
+        for url in stores:
+            open_store(url, outside.environ)  # one that is none is no place without uploads
         self._stores = stores
 
     def look(self) -> Swept:

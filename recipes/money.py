@@ -5,11 +5,33 @@ rounding is about a tenth of a per cent of a cent.
 """
 
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
 from fractions import Fraction
 
 MICRO = 1_000_000
 SECONDS_PER_HOUR = 3600
+
+
+MOST_USD = 10_000_000
+"""The largest amount that anybody may name [USD]."""
+
+
+def named_usd(text: str) -> Decimal:
+    """An amount that a person has typed [USD].
+
+    Raises:
+        ValueError: it is no amount, not above 0, or above `MOST_USD`.
+
+    >>> named_usd("2.50")
+    Decimal('2.50')
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not (amount.is_finite() and Decimal("0.000001") <= amount <= MOST_USD):
+        raise ValueError(f"must be an amount in USD above 0, {MOST_USD:,} at most")
+    return amount
 
 
 def to_micro_usd(usd: Decimal) -> int:

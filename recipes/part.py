@@ -11,6 +11,8 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from recipes.money import MOST_USD
+
 HOME_VARIABLE = "$STILLHOUSE_HOME"
 """The one variable a path in a recipe may begin with. The launcher replaces it."""
 
@@ -124,5 +126,5 @@ ModelRef = Annotated[
 ]
 """A hub id (`owner/name`), or a folder: begins with `/`, `.`, `~/` or `$STILLHOUSE_HOME/`."""
 
-PositiveUsd = Annotated[Decimal, Field(gt=0, le=10_000_000)]
+PositiveUsd = Annotated[Decimal, Field(gt=0, le=MOST_USD)]
 UsdPrice = Annotated[Decimal, Field(ge=0, le=1_000_000)]

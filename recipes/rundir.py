@@ -27,6 +27,7 @@ from typing import IO, Annotated, Literal, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from recipes.errors import InvalidInputError
+from recipes.faults import printable
 from recipes.paths import with_paths
 from recipes.recipe import Part, Recipe
 
@@ -507,7 +508,7 @@ def read_events(path: Path, offset: int = 0) -> Iterator[tuple[AnyEvent, int]]:
         try:
             yield _EVENT.validate_json(line), end
         except ValidationError as error:
-            shown = line[:80].decode(errors="replace").rstrip()
+            shown = printable(line[:80].decode(errors="replace").rstrip())
             raise InvalidInputError(
                 f"{path} holds a line that is no event of version 1, before byte {end}: {shown}"
             ) from error

@@ -25,6 +25,9 @@ from typing import NamedTuple, Protocol
 from recipes.errors import InvalidInputError, StillhouseError
 from recipes.rundir import sync_folder
 
+WHILE_SOMEBODY_WAITS_S = 10.0
+"""Patience with a store while a person waits for the answer [s]."""
+
 MOST_BYTES_AT_ONCE = 2**28
 """Largest object that is read into memory [bytes]: a stranger may have written it."""
 
@@ -119,11 +122,14 @@ class Store(Protocol):
         """What time it is there, cut to a second [unix s]; `None` where it does not say."""
 
 
-def open_store(url: str, environ: Mapping[str, str] = os.environ) -> Store:
+def open_store(
+    url: str, environ: Mapping[str, str] = os.environ, patience_s: float = 90.0
+) -> Store:
     """The store of this URL; nothing is asked of it yet.
 
     Args:
         url: a folder, or `s3://bucket/prefix`.
+        patience_s: how long one that does not answer is asked again [s].
         environ: AWS_ENDPOINT_URL says where S3 is, if not at AWS. Credentials are found by boto3:
             environment, its own files, or the machine's role.
 
@@ -148,9 +154,9 @@ def open_store(url: str, environ: Mapping[str, str] = os.environ) -> Store:
     prefix = prefix.strip("/")
     if prefix and not is_key(prefix):
         raise InvalidInputError(f"{shown} is no run store: its prefix has to be plain names with /")
-    from recipes.store_s3 import connect
+    from recipes.store_s3 import Patience, connect
 
-    return connect(bucket, prefix, environ)
+    return connect(bucket, prefix, environ, Patience(limit_s=patience_s))
 
 
 def is_key(key: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
+from recipes.money import MOST_USD
 from recipes.recipe import Part
 
 Line = Literal[
@@ -220,7 +221,7 @@ class Settled(Entry):
 class BudgetRaised(Entry):
     kind: ClassVar[str] = "budget_raised"
 
-    micro_usd: int = Field(gt=0)
+    micro_usd: int = Field(gt=0, le=MOST_USD * 1_000_000)
     """How much is added to the budget."""
 
 

@@ -42,13 +42,15 @@ def home(environment: Mapping[str, str] = os.environ) -> Home:
         InvalidInputError: it cannot be made, or something else stands there.
     """
     named = environment.get("STILLHOUSE_HOME")
-    path = Path(named or "~/.stillhouse").expanduser().absolute()
+    path = Path(named or "~/.stillhouse")
     try:
+        path = path.expanduser().absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (path / "runs").mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody has that home
+        why = error.strerror if isinstance(error, OSError) else error
         raise InvalidInputError(
-            f"{path} cannot be used as the home of stillhouse: {error.strerror}. "
+            f"{path} cannot be used as the home of stillhouse: {why}. "
             "Set STILLHOUSE_HOME to a folder that can be written"
         ) from error
     return Home(path)

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from pydantic import Field
 
+from recipes.faults import printable
 from recipes.money import format_usd, from_micro_usd
 from recipes.recipe import Part
 from recipes.rundir import (
@@ -136,7 +137,7 @@ def make_receipt(books: Books, run: RunDir) -> Receipt:
     stages = _stage_seconds(books, events)
     teacher = _teacher(events)
     steps, of_steps = _steps(run, events)
-    billed, torn_down = books.billed, books.teardown
+    billed = books.billed
     return Receipt(
         run_id=books.run_id,
         recipe=books.recipe_name,
@@ -158,10 +159,7 @@ def make_receipt(books: Books, run: RunDir) -> Receipt:
         steps=steps,
         of_steps=of_steps,
         teacher=teacher,
-        teardown=TeardownProof(
-            proved=torn_down.proved if torn_down else None,
-            detail=torn_down.detail if torn_down else "nobody has asked yet",
-        ),
+        teardown=_teardown(books),
         price=_price(books.attempts),
         attempts=tuple(_attempt_line(attempt) for attempt in books.attempts),
         git=books.opened.git,
@@ -170,6 +168,16 @@ def make_receipt(books: Books, run: RunDir) -> Receipt:
         included=included(books),
         not_included=not_included(books, cached_answers=teacher.cached if teacher else 0),
     )
+
+
+def _teardown(books: Books) -> TeardownProof:
+    """Of everything: what was proved of earlier attempts says nothing of one that goes on."""
+    said, open_attempt = books.teardown, books.open_attempt
+    if open_attempt and (said is None or said.proved):
+        return TeardownProof(proved=None, detail=f"attempt {open_attempt.number} is still on")
+    if said is None:
+        return TeardownProof(proved=None, detail="nobody has asked yet")
+    return TeardownProof(proved=said.proved, detail=said.detail)
 
 
 def _stage_seconds(books: Books, events: list[AnyEvent]) -> dict[Line, float]:
@@ -241,7 +249,7 @@ def _attempt_line(attempt: Attempt) -> AttemptLine:
 
 
 def _warnings(books: Books, events: Iterable[AnyEvent]) -> tuple[str, ...]:
-    said = dict.fromkeys(event.message for event in events if isinstance(event, Warned))
+    said = dict.fromkeys(printable(e.message) for e in events if isinstance(e, Warned))
     passed = (
         f"reservation {one.reservation} of {format_usd(from_micro_usd(one.reserved_micro_usd))} "
         f"was passed: it came to {format_usd(from_micro_usd(one.settled_micro_usd))}"

@@ -227,8 +227,14 @@ def down(outside: "Outside", run: str) -> None:
       still down latest
     """
     run_id = outside.ledger.resolve(run)
-    outside.driving.wish(run_id, "down")
-    click.echo(f"{run_id} is ended. `still show {run_id}` says what is proved", err=True)
+    if outside.driving.wish(run_id, "down"):
+        text = f"{run_id} is ended. `still show {run_id}` says what is proved"
+    else:
+        text = (
+            f"whoever drives {run_id} ends it now. `still watch {run_id}` shows how, and "
+            f"`still show {run_id}` what is proved"
+        )
+    click.echo(text, err=True)
 
 
 @click.command()

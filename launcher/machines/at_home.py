@@ -48,4 +48,5 @@ class TeacherAtHome:
         return place.release(run, attempt)
 
     def _place(self, run: RunDir) -> Backend:
-        return self._home if read_model(run.limits, Limits).only else self._rented
+        begun = run.limits.exists()
+        return self._home if begun and read_model(run.limits, Limits).only else self._rented

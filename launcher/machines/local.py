@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launcher.machines.backend import Released, Sight
 from launcher.market.offers import Offer
-from recipes.errors import RefusedError, StillhouseError
+from recipes.errors import InvalidInputError, RefusedError
 from recipes.rundir import RunDir
 from tracking.prices import Prices
 
@@ -184,7 +184,7 @@ def calibrate(recipe_json: str, folder: Path, environ: Mapping[str, str] = os.en
     """Run a trial of a recipe on this machine; the JSON of a `Calibration`.
 
     Raises:
-        StillhouseError: the trial failed; carries what the worker said.
+        InvalidInputError: it cannot be run as it is; carries what the worker said.
     """
     recipe = folder / "recipe.json"
     recipe.write_text(recipe_json)
@@ -197,8 +197,8 @@ def calibrate(recipe_json: str, folder: Path, environ: Mapping[str, str] = os.en
     )
     if trial.returncode != 0:
         said = trial.stderr.strip().splitlines()
-        raise StillhouseError(
+        raise InvalidInputError(
             "the trial of this recipe failed on this machine, so it cannot be priced: "
-            + (said[-1] if said else f"exit code {trial.returncode}")
+            + (said[-1].removeprefix("Error: ") if said else f"exit code {trial.returncode}")
         )
     return trial.stdout

@@ -187,6 +187,8 @@ class RentedMachines:
         return max(1.0, min(LAUNCH_S, left - ENDING_S))
 
     def look(self, run: RunDir) -> Sight:
+        if not run.limits.exists():
+            return "ended"  # nothing was ever begun
         self._mail.fetch(run)
         rented = next(reversed(all_rented(run)), None)
         now = self._clock()

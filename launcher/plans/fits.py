@@ -49,7 +49,8 @@ def _remedy(more: str, smaller: str, instead: str) -> str:
     sentences = [
         f"{more}, or {smaller}." if smaller else f"{more}.",
         instead,
-        "To start all the same and keep what is done when it stops, add --accept-partial.",
+        "To start all the same and keep what is done when it stops: `still launch` with "
+        "--accept-partial.",
     ]
     return " ".join(filter(None, sentences))
 

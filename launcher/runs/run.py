@@ -126,7 +126,7 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
                 attempt = None
                 if not again:
                     break
-            _raise_unless_done(run)
+            _raise_unless_done(run, wished=_is_wished(house, run))
 
 
 def release(house: House, run_id: str) -> None:
@@ -189,7 +189,7 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
         raise
     how = close_attempt(house, run, attempt, seen=True)
     tell_budget(house, run.path.name)
-    wished = wish_of(run) is not None or house.interrupts() > 0
+    wished = _is_wished(house, run)
     if how == ANSWERED:
         return not wished
     if run.done.exists() and not wished and may_go_on(house.ledger.books(run.path.name), run):
@@ -203,6 +203,11 @@ def _attempt_to_its_end(house: House, run: RunDir, attempt: Attempt) -> bool:
     tell(house, run.path.name, "interrupted", text)
     house.view.say(text)
     return True
+
+
+def _is_wished(house: House, run: RunDir) -> bool:
+    """Whether a person has asked for the end."""
+    return wish_of(run) is not None or house.interrupts() > 0
 
 
 def _follow(house: House, run: RunDir, attempt: Attempt) -> Sight:
@@ -283,17 +288,27 @@ def _end_recorded(house: House, run_id: str) -> Iterator[None]:
             state = "stopped"
         elif isinstance(error, InterruptedRunError):
             state = "interrupted"
-        house.ledger.append(run_id, StateChanged(state=state, reason=str(error)))
         kind: Kind = "failed" if state == "failed" else "stopped"
-        tell(house, run_id, kind, str(error))
-        check_teardown(house, run_id)
+        _end_as(house, run_id, state, str(error), kind, str(error))
         raise
-    house.ledger.append(run_id, StateChanged(state="done"))
-    tell(house, run_id, "done", f"{run_id} is done; `still show {run_id}` has its receipt")
+    text = f"{run_id} is done; `still show {run_id}` has its receipt"
+    _end_as(house, run_id, "done", "", "done", text)
+
+
+def _end_as(house: House, run_id: str, state: RunState, reason: str, kind: Kind, text: str) -> None:
+    """Write down and tell how it ended, once: whoever asks again later changes nothing."""
+    books = house.ledger.books(run_id)
+    if (books.state, books.reason) != (state, reason):
+        house.ledger.append(run_id, StateChanged(state=state, reason=reason))
+        tell(house, run_id, kind, text)
     check_teardown(house, run_id)
 
 
-def _raise_unless_done(run: RunDir) -> None:
+def _raise_unless_done(run: RunDir, *, wished: bool) -> None:
+    """
+    Args:
+        wished: a person has asked for the end.
+    """
     run_id = run.path.name
     if run.done.exists():
         done = read_model(run.done, Done)
@@ -309,6 +324,10 @@ def _raise_unless_done(run: RunDir) -> None:
         raise StillhouseError(
             f"{said[-1].message}. {said[-1].remedy}. What was finished stays: after the change, "
             f"`still resume {run_id}`."
+        )
+    if wished:
+        raise InterruptedRunError(
+            f"{run_id} was ended. `still resume {run_id}` goes on from what was saved."
         )
     raise StillhouseError(
         f"the worker of {run_id} ended without a word: killed, out of memory, or stopped by an "

@@ -291,6 +291,7 @@ def _bar(watched: Watched, now: float) -> "Table":
     from rich.progress_bar import ProgressBar
     from rich.spinner import Spinner
     from rich.table import Table
+    from rich.text import Text
 
     row = Table.grid(padding=(0, 1))
     row.add_column(width=2)
@@ -299,7 +300,7 @@ def _bar(watched: Watched, now: float) -> "Table":
     row.add_row(
         Spinner("dots"),
         ProgressBar(total=watched.total or None, completed=watched.done, pulse=not watched.total),
-        watched.line(now),
+        Text(watched.line(now)),
     )
     return row
 

@@ -82,7 +82,7 @@ def test_a_run_that_goes_on_has_a_receipt_so_far(
     shown = printed(render_receipt(receipt))
     assert "$0.0200 more is reserved" in shown
     assert "not settled" in shown
-    assert "unproved (nobody has asked yet)" in shown
+    assert "unproved (attempt 1 is still on)" in shown
 
 
 def test_before_anything_is_started_nothing_is_known_and_nothing_is_zero(

@@ -11,6 +11,7 @@ from launcher.plans.plan import Plan
 from launcher.runs.house import House
 from launcher.runs.run import drive, open_run
 from recipes.errors import StoppedError
+from recipes.money import from_micro_usd
 from recipes.recipe import Recipe
 from tracking.books import Attempt
 from tracking.entries import Git
@@ -21,7 +22,7 @@ Worker = Any
 ScriptedMachine = Any
 Clock = Any
 
-BUDGET = 1_000_000
+BUDGET = 1_200_000
 CALM, DEAR = Decimal("3.60"), Decimal("7.20")
 """1,000 and 2,000 micro-dollars a second."""
 
@@ -47,7 +48,9 @@ def spot(house: House, machine: ScriptedMachine, recipe: Recipe, plan: Plan) -> 
     machine.told = Prices.fixed(CALM)
     house.poll_s = 10.0
     made = plan.model_copy(update={"offer": SPOT})
-    open_run(house.home, house.ledger, "tiny-1", recipe, made, Git())
+    budget = recipe.budget.model_copy(update={"usd": from_micro_usd(BUDGET)})
+    rich = recipe.model_copy(update={"budget": budget})
+    open_run(house.home, house.ledger, "tiny-1", rich, made, Git())
     return house
 
 

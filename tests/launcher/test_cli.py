@@ -1,5 +1,6 @@
 """The command, from its arguments to its exit code."""
 
+import io
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tiny_recipe import TINY
 from launcher.cli import cli
 from launcher.outside import Outside
 from launcher.pricing import Planned
+from launcher.runs.wishes import make_wish
 from recipes.errors import RefusedError
 from recipes.loading import load_recipe
 from recipes.recipe import Recipe
@@ -191,14 +193,121 @@ def test_a_clock_that_is_wrong_rents_nothing_and_is_named(
     assert not (outside.home.run(run_id).path / "watcher.log").exists()
 
 
-@pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf"])
+@pytest.mark.parametrize("amount", ["0", "-1", "much", "nan", "inf", "1e30", "1e4400", "1e-9"])
 def test_a_budget_is_raised_by_an_amount_only(still: Any, recipe_file: Path, amount: str) -> None:
     still("launch", recipe_file, "--yes")
 
     result = still("budget", "latest", f"--raise={amount}")
 
     assert result.exit_code == 2
-    assert "above 0" in result.stderr
+    assert "above 0, 10,000,000 at most" in result.stderr
+    assert still("ls").exit_code == 0  # what stands in the ledger can be read
+
+
+def test_a_run_that_is_done_is_given_no_more_money(still: Any, recipe_file: Path) -> None:
+    still("launch", recipe_file, "--yes")
+
+    result = still("budget", "latest", "--raise", "1")
+
+    assert result.exit_code == 3
+    assert "is done" in result.stderr
+
+
+def test_asking_again_for_a_run_that_is_over_changes_nothing_of_it(
+    still: Any, recipe_file: Path, clock: Clock, outside: Outside
+) -> None:
+    still("launch", recipe_file, "--yes")
+    receipt = still("show", "--json").stdout
+    (books,) = outside.ledger.runs()
+    clock.now += 86400.0
+
+    assert still("resume", "latest").exit_code == 0
+
+    assert still("show", "--json").stdout == receipt
+    assert len(outside.ledger.books(books.run_id).states) == len(books.states)
+
+
+def test_a_run_that_a_person_ends_was_interrupted_and_has_not_failed(
+    still: Any, recipe_file: Path, machine: ScriptedMachine, outside: Outside
+) -> None:
+    def ended(worker: Worker) -> Any:
+        worker.boot()
+        make_wish(worker.run, "down")
+        while True:
+            yield
+
+    machine.scripts = [ended, *machine.scripts]
+
+    result = still("launch", recipe_file, "--yes")
+
+    assert result.exit_code == 130
+    assert "was ended" in result.stderr
+    assert outside.ledger.runs()[0].state == "interrupted"
+    assert still("resume", "latest").exit_code == 0
+
+
+def test_what_was_proved_of_one_attempt_is_not_said_of_the_next(
+    still: Any, recipe_file: Path, machine: ScriptedMachine
+) -> None:
+    def interrupted(worker: Worker) -> Any:
+        worker.boot()
+        worker.say(WorkerEnded, status="interrupted")
+        yield
+
+    told: list[Any] = []
+
+    def looks(worker: Worker) -> Any:
+        worker.boot()
+        told.append(json.loads(still("show", "--json").stdout)["teardown"])
+        worker.train(1.0)
+        worker.finish()
+        yield
+
+    machine.scripts = [interrupted, looks]
+    still("launch", recipe_file, "--yes")
+    still("resume", "latest")
+
+    assert told == [{"proved": None, "detail": "attempt 2 is still on"}]
+
+
+def test_a_question_says_what_can_be_answered(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    person = io.StringIO("y\n")
+    person.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", person)
+
+    outside.ask("Start?")
+
+    assert "Start? [y/N]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("ls",), ("ls", "--json"), ("show",)])
+def test_whoever_has_read_enough_changes_neither_what_a_command_does_nor_how_it_ends(
+    still: Any, recipe_file: Path, own_home: Path, words: tuple[str, ...]
+) -> None:
+    still("launch", recipe_file, "--yes")
+    command = f"{sys.executable} -m launcher.cli {' '.join(words)} | true; echo ${{PIPESTATUS[0]}}"
+
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split()[-1] == "0", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_the_disk_refuses_is_named_without_a_traceback(
+    still: Any, recipe_file: Path, outside: Outside
+) -> None:
+    still("launch", recipe_file, "--yes")
+    (books,) = outside.ledger.runs()
+    events = outside.home.run(books.run_id).events
+    events.unlink()
+    events.mkdir()
+
+    result = still("show")
+
+    assert result.exit_code == 2
+    assert str(events) in result.stderr
 
 
 def test_compare_takes_the_newest_run_of_each_recipe(

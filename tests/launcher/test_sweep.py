@@ -228,3 +228,10 @@ def test_only_looking_names_both_and_a_person_may_have_both_ended(still: Still, 
 
     assert still("sweep", "--apply", "--yes").exit_code == 0
     assert ec2.left == []
+
+
+def test_a_store_that_is_none_is_refused_and_not_passed_over(still: Still, ec2: Ec2) -> None:
+    result = still("sweep", "--store", "https://user:password@host/x")
+
+    assert result.exit_code == 2
+    assert "password" not in result.stderr

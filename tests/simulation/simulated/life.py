@@ -98,7 +98,7 @@ class Life:
             self.cloud.markets[each.offer.zone or ""] = Market(
                 world, each.offer.usd_per_node_hour, on_demand
             )
-        needed_s = self._work.steps * STEP_S + 900
+        needed_s = self._work.steps * STEP_S + 1300
         most = 1.2 if "moving prices" in world.troubles else 3
         self._budget = (
             self._plan.offer.usd_per_hour

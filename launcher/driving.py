@@ -12,6 +12,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from launcher.git_state import git_state
 from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
@@ -31,6 +33,7 @@ from launcher.runs.wishes import Wish, make_wish
 from recipes.errors import InvalidInputError, RefusedError, StillhouseError
 from recipes.faults import printable
 from recipes.money import named_usd, to_micro_usd
+from recipes.recipe import Recipe
 from recipes.rundir import read_lines
 from recipes.store import WHILE_SOMEBODY_WAITS_S, Store, StoreError, open_store
 from tracking.books import Books
@@ -246,7 +249,7 @@ class Driving:
                 interrupts=interrupts,
                 clock=self._outside.clock,
                 sleep=self._outside.sleep,
-                patience_s=60.0 * run.read_recipe().hardware.patience_minutes,
+                patience_s=60.0 * self._recipe_of(run_id).hardware.patience_minutes,
             )
 
     def _ways(self) -> tuple[Way, ...]:
@@ -261,7 +264,7 @@ class Driving:
         """Where the workers of this run are: this machine, or rented ones."""
         if self._backend is not None:
             return self._backend
-        recipe = self._outside.home.run(run_id).read_recipe()
+        recipe = self._recipe_of(run_id)
         here = LocalMachine(self._outside.home.path, self._outside.environ)
         if recipe.hardware.local:
             return here
@@ -269,6 +272,18 @@ class Driving:
 
         rented = rented_machines(self._outside.clock, self._outside.sleep)
         return TeacherAtHome(here, rented) if recipe.teacher.kind == "api" else rented
+
+    def _recipe_of(self, run_id: str) -> Recipe:
+        """As it lies in the run's folder, or where that is damaged as it stands in the books: what
+        it has rented has to be given back all the same."""
+        try:
+            return self._outside.home.run(run_id).read_recipe()
+        except InvalidInputError:
+            try:
+                return Recipe.model_validate(self._outside.ledger.books(run_id).opened.recipe)
+            except ValidationError:
+                pass
+            raise
 
     def _start_tracker(self, run_id: str) -> None:
         """Follow a run into MLflow, in a process of its own that cannot hold it up."""

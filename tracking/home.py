@@ -43,6 +43,11 @@ def home(environment: Mapping[str, str] = os.environ) -> Home:
     """
     named = environment.get("STILLHOUSE_HOME")
     path = Path(named or "~/.stillhouse")
+    if set(str(path)) & set("?#%"):
+        raise InvalidInputError(
+            f"{path} cannot be the home of stillhouse: MLflow finds no database below a folder "
+            "with ?, # or % in its name. Set STILLHOUSE_HOME to another one"
+        )
     try:
         path = path.expanduser().absolute()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

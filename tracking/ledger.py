@@ -344,7 +344,8 @@ class Ledger:
             yield
         except sqlite3.OperationalError as error:
             raise LedgerError(
-                f"the ledger {self.path} cannot be used: {error}. Nothing was recorded by this"
+                f"the ledger {self.path} cannot be used: {error}. Nothing was recorded by this; "
+                "look at the disk, its room and who may write there"
             ) from error
         except sqlite3.DatabaseError as error:
             raise InvalidInputError(

@@ -88,11 +88,11 @@ def _table(found: Found, shown: Sequence[Offer], now: float) -> "Table":
     several_nodes, several_gpus = found.wanted.nodes > 1, found.wanted.gpu is None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("#", justify="right")
-    table.add_column("machine")
+    table.add_column("machine", overflow="fold")
     if several_gpus:
         table.add_column("GPUs")
-    for heading in ("where", "terms"):
-        table.add_column(heading)
+    table.add_column("where", overflow="fold")
+    table.add_column("terms")
     for heading in (*(["$/h a node"] if several_nodes else []), "$/h", "$/h a GPU"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("price by")

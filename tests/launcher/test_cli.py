@@ -295,6 +295,20 @@ def test_whoever_has_read_enough_changes_neither_what_a_command_does_nor_how_it_
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_whose_recipe_is_damaged_can_be_ended_all_the_same(
+    still: Any, recipe_file: Path, outside: Outside
+) -> None:
+    still("launch", recipe_file, "--yes")
+    (books,) = outside.ledger.runs()
+    outside.home.run(books.run_id).recipe.unlink()
+    real = Outside(environ=outside.environ, clock=outside.clock)
+
+    result = CliRunner(mix_stderr=False).invoke(cli, ["down", books.run_id], obj=real)
+
+    assert "nothing of" in result.stderr  # and not that its recipe cannot be read
+    assert result.exit_code == 3
+
+
 def test_what_the_disk_refuses_is_named_without_a_traceback(
     still: Any, recipe_file: Path, outside: Outside
 ) -> None:

@@ -47,6 +47,12 @@ def test_a_file_where_the_home_belongs_is_named_in_the_error(tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("named", ["{}/what?", "{}/#1", "~nobody-of-that-name/home"])
+def test_a_home_that_cannot_be_one_is_named_in_the_error(tmp_path: Path, named: str) -> None:
+    with pytest.raises(InvalidInputError, match="Set STILLHOUSE_HOME"):
+        home({"STILLHOUSE_HOME": named.format(tmp_path)})
+
+
 def test_an_id_tells_the_recipe_and_when() -> None:
     assert re.fullmatch(r"quickstart-261122-0331-[2-9a-z]{4}", new_run_id("quickstart", SUNDAY))
 

@@ -149,8 +149,8 @@ def open_store(
     if scheme != "s3" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", bucket):
         raise InvalidInputError(
             f"{shown} is no run store: it has to be a folder, or s3://bucket/prefix with 3 to 63 "
-            "letters, digits, dots or dashes for the bucket. For another S3-compatible service keep "
-            "s3:// and set AWS_ENDPOINT_URL."
+            "letters, digits, dots or dashes for the bucket. For another S3-compatible service "
+            "keep s3:// and set AWS_ENDPOINT_URL."
         )
     prefix = prefix.strip("/")
     if prefix and not is_key(prefix):

@@ -76,7 +76,7 @@ def test_without_machines_anywhere_the_run_fails_and_says_what_was_tried(
 ) -> None:
     cloud.add_fault(cloud.no_capacity())
 
-    run = still.launch(recipe, "--set", "training.steps=50", "--budget", "6.50")
+    run = still.launch(recipe, "--set", "training.steps=50")
 
     assert run.end() == 4, run.story()
     assert_nothing_left(run)

@@ -118,15 +118,31 @@ def drive(house: House, run_id: str, *, allow_remote_code: bool = False) -> None
         if attempt is not None and house.backend.look(run) != "alive":
             close_attempt(house, run, attempt, seen=False)
             attempt = None
+        is_first = True
         with _end_recorded(house, run_id):
             while attempt is not None or may_go_on(house.ledger.books(run_id), run):
-                attempt = attempt or begin_attempt(house, run, allow_remote_code)
+                attempt = attempt or _next_attempt(house, run, allow_remote_code, is_first)
                 house.tracker(run_id)
                 again = _attempt_to_its_end(house, run, attempt)
-                attempt = None
+                attempt, is_first = None, False
                 if not again:
                     break
             _raise_unless_done(run, wished=_is_wished(house, run))
+
+
+def _next_attempt(house: House, run: RunDir, allow_remote_code: bool, is_first: bool) -> Attempt:
+    """
+    Raises:
+        InterruptedRunError: after a machine that was lost too little is left for another one.
+    """
+    try:
+        return begin_attempt(house, run, allow_remote_code)
+    except StoodDownError:
+        raise
+    except RefusedError as error:
+        if is_first:
+            raise
+        raise InterruptedRunError(str(error)) from error
 
 
 def release(house: House, run_id: str) -> None:

@@ -177,6 +177,28 @@ def test_a_machine_that_is_taken_away_is_followed_by_another_in_the_same_run(
     assert machine.releases == 2  # each machine was given back before the next was rented
 
 
+def test_where_too_little_is_left_after_a_machine_was_lost_the_run_says_so_and_is_over(
+    house: House, run_id: str, machine: ScriptedMachine, plan: Plan
+) -> None:
+    def costs_nearly_all(worker: Worker) -> Iterator[None]:
+        worker.boot()
+        worker.train(990.0)
+        yield
+
+    machine.rented = True
+    machine.sight = "lost"
+    machine.scripts = [costs_nearly_all, *machine.scripts]
+    offers = iter([plan.offer, plan.offer.model_copy(update={"cloud": "aws"})])
+    house.next_offer = lambda _plan, _books: next(offers)
+
+    with pytest.raises(InterruptedRunError, match="not enough to begin"):
+        drive(house, run_id)
+
+    books = house.ledger.books(run_id)
+    assert books.state == "interrupted"
+    assert "--raise" in books.reason
+
+
 def test_a_fault_of_ours_in_mid_run_gives_the_machine_back_and_settles_it(
     house: House, run_id: str, machine: ScriptedMachine, clock: Any
 ) -> None:

@@ -60,8 +60,10 @@ def examine(
     yield _guarded("AWS credentials", lambda: _aws_credentials(client, region))
     for kind, code in AWS_QUOTAS.items():
         yield _guarded(f"AWS quota {kind}", partial(_quota, client, region, kind, code))
-    yield _guarded("run store", lambda: _run_store(environ))
-    yield _guarded("clock", lambda: _clock(environ, clock))
+    store = _guarded("run store", lambda: _run_store(environ))
+    yield store
+    if store.state == "ok":  # its clock is what ours is compared with
+        yield _guarded("clock", lambda: _clock(environ, clock))
     yield _guarded("notices", lambda: _notices(environ))
     yield _guarded("home", lambda: _home(home))
     yield _guarded("MLflow", lambda: _mlflow(home))
@@ -144,12 +146,11 @@ def _clock(environ: Mapping[str, str], clock: Callable[[], float]) -> Check:
     from launcher.runs.right_clock import MOST_S, clock_error_s, described
     from recipes.store import WHILE_SOMEBODY_WAITS_S, open_store
 
-    url = environ.get("STILLHOUSE_STORE")
-    store = open_store(url, environ, WHILE_SOMEBODY_WAITS_S) if url else None
-    error_s = clock_error_s(store, clock) if store else None
+    store = open_store(environ["STILLHOUSE_STORE"], environ, WHILE_SOMEBODY_WAITS_S)
+    error_s = clock_error_s(store, clock)
     if error_s is None:
         remedy = "Keep it right: rented machines end by it."
-        return Check("clock", "unknown", "no run store to compare it with", remedy)
+        return Check("clock", "unknown", "the run store does not tell its time", remedy)
     if abs(error_s) > MOST_S:
         remedy = "Set it (`timedatectl set-ntp true`): rented machines end by it."
         return Check("clock", "attention", described(error_s), remedy)

@@ -120,7 +120,8 @@ class Driving:
                 store, whose clock it is compared with, does not answer.
         """
         books = self._outside.ledger.books(run_id)
-        begins = books.open_attempt is None and not self._outside.home.run(run_id).done.exists()
+        run = self._outside.home.run(run_id)
+        begins = books.open_attempt is None and may_go_on(books, run)
         url = books.notes.get(STORE)
         if not begins or url is None:
             return

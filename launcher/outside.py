@@ -108,11 +108,11 @@ class Outside:
 
         import click
 
-        from launcher.screen import nobody_reads
-
         try:
             click.echo(json.dumps(what, indent=2))
         except BrokenPipeError:
+            from launcher.screen import nobody_reads
+
             nobody_reads()
 
     def ask(self, question: str) -> None:
@@ -152,7 +152,7 @@ class Outside:
         from launcher.doctor import examine
         from launcher.machines.aws import boto3_client
 
-        return examine(self.home, self.environ, boto3_client)
+        return examine(self.home, self.environ, boto3_client, clock=self.clock)
 
     # ---- results
 

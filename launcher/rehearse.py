@@ -18,7 +18,7 @@ from launcher.plans.show_diff import Side, diff_json
 from launcher.pricing import Planned
 from recipes.errors import InvalidInputError, RefusedError
 from recipes.money import format_usd, named_usd
-from recipes.rundir import sound_events
+from recipes.rundir import attempt_events
 from tracking.entries import Noted
 
 
@@ -98,7 +98,7 @@ def open_rehearsal(outside: Outside, planned: Planned, of: Plan, store: str | No
 def look_back(outside: Outside, run_id: str, made: Planned) -> Rehearsed:
     """What a rehearsal measured, and the recipe priced again with it."""
     attempts = outside.ledger.books(run_id).attempts
-    events = sound_events(outside.home.run(run_id), attempts[-1].number) if attempts else []
+    events = attempt_events(outside.home.run(run_id), attempts[-1].number) if attempts else []
     return Rehearsed(run_id, measure(events), outside.pricing.price(made.recipe))
 
 

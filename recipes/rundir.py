@@ -468,8 +468,14 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[bytes, int]]:
 
 
 def attempt_events(run: RunDir, attempt: int) -> list[AnyEvent]:
-    """What one start of the worker has said, in order."""
-    return [event for event, _ in read_events(run.events) if event.attempt == attempt]
+    """What one start of the worker has said, in order; up to the first line that cannot be read, if
+    there is one: what a machine has cost has to be settled whatever it has written."""
+    events: list[AnyEvent] = []
+    with suppress(InvalidInputError):
+        for event, _ in read_events(run.events):
+            if event.attempt == attempt:
+                events.append(event)
+    return events
 
 
 def asked_micro_usd(events: Iterable[AnyEvent]) -> int:
@@ -485,17 +491,6 @@ def asked_micro_usd(events: Iterable[AnyEvent]) -> int:
             under_way.pop(event.request, None)
             spent += event.micro_usd
     return spent + sum(under_way.values())
-
-
-def sound_events(run: RunDir, attempt: int) -> list[AnyEvent]:
-    """The same up to the first line that cannot be read, if there is one: what a machine has cost
-    has to be settled whatever it has written."""
-    events: list[AnyEvent] = []
-    with suppress(InvalidInputError):
-        for event, _ in read_events(run.events):
-            if event.attempt == attempt:
-                events.append(event)
-    return events
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[AnyEvent, int]]:

@@ -25,8 +25,11 @@ from typing import NamedTuple, Protocol
 from recipes.errors import InvalidInputError, StillhouseError
 from recipes.rundir import sync_folder
 
+PATIENCE_S = 90.0
+"""How long a store that does not answer is asked again [s] …"""
+
 WHILE_SOMEBODY_WAITS_S = 10.0
-"""Patience with a store while a person waits for the answer [s]."""
+"""… and while a person waits for it [s]."""
 
 MOST_BYTES_AT_ONCE = 2**28
 """Largest object that is read into memory [bytes]: a stranger may have written it."""
@@ -123,7 +126,7 @@ class Store(Protocol):
 
 
 def open_store(
-    url: str, environ: Mapping[str, str] = os.environ, patience_s: float = 90.0
+    url: str, environ: Mapping[str, str] = os.environ, patience_s: float = PATIENCE_S
 ) -> Store:
     """The store of this URL; nothing is asked of it yet.
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from recipes.errors import InvalidInputError
 from recipes.store import (
+    PATIENCE_S,
     Entry,
     NotStoredError,
     StoreError,
@@ -72,7 +73,7 @@ Result = TypeVar("Result")
 class Patience:
     """How long a store that does not answer is asked again."""
 
-    limit_s: float = 90.0
+    limit_s: float = PATIENCE_S
     """From the first failure in a row [s]."""
     first_pause_s: float = 0.5
     """Doubled after each failure [s] …"""

@@ -119,11 +119,13 @@ def sweep(
             except RefusedError:
                 click.echo(f"left alone: {doubtful}, perhaps somebody else's (--yes)", err=True)
                 chosen = [one for one in chosen if not is_doubtful(one)]
-        swept = sweeper.end(chosen)
-        if not as_json:
-            outside.print(render_sweep(swept))
+        if chosen:
+            swept = sweeper.end(chosen)
+            if not as_json:
+                outside.print(render_sweep(swept))
     if as_json:
         outside.print_json(swept.as_json())
     # What may be somebody's is no alarm to whoever sweeps by the clock: it expires.
-    if not swept.is_clean and not (do_apply and swept.is_clean_of_ours):
+    is_clean = swept.is_clean_of_ours if do_apply else swept.is_clean
+    if not is_clean:
         raise click.exceptions.Exit(TeardownUnprovedError.exit_code)

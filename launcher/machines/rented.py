@@ -26,9 +26,9 @@ from recipes.rundir import (
     Limits,
     RunDir,
     WorkerEnded,
+    attempt_events,
     read_events,
     read_model,
-    sound_events,
 )
 from tracking.prices import Prices
 
@@ -207,7 +207,7 @@ class RentedMachines:
         sight = self._sky_says.get(rented.cluster, "alive")
         if sight == "ended":
             self._mail.fetch(run)  # its last words may have come since
-            if not any(isinstance(e, WorkerEnded) for e in sound_events(run, rented.attempt)):
+            if not any(isinstance(e, WorkerEnded) for e in attempt_events(run, rented.attempt)):
                 self._sky.output(rented.cluster, run.log)
         return sight
 
@@ -269,7 +269,7 @@ class RentedMachines:
         if left:
             asked = not any(each.startswith("AWS ") for each in left)
             return Released(proved=False if asked else None, detail=", ".join(left))
-        if last in of_aws and not sound_events(run, last.attempt):
+        if last in of_aws and not attempt_events(run, last.attempt):
             if not is_down:
                 why = "SkyPilot, which does not answer, may still be launching"
                 return Released(proved=None, detail=f"AWS has nothing, but {why}")
@@ -301,7 +301,7 @@ class RentedMachines:
         ]
         forgotten = offer.nodes - len(paid)
         if forgotten > 0 and now - limits.started_at >= AWS_REMEMBERS_S:
-            words = [e.t for e in sound_events(run, attempt) if isinstance(e, WorkerEnded)]
+            words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
             last = min([until, *(t + AFTERWARDS_S for t in words)])
             unseen = Paid(limits.started_at, max(last, limits.started_at), forgotten, guessed=True)
             paid.append(self._priced(unseen, offer))

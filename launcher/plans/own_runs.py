@@ -24,7 +24,7 @@ from recipes.rundir import (
     CheckpointSaved,
     TrainStep,
     WorkerStarted,
-    sound_events,
+    attempt_events,
 )
 from tracking.books import Attempt, Books
 from tracking.home import Home
@@ -51,7 +51,7 @@ def _evidence(home: Home, runs: Iterable[Books]) -> Iterator[Evidence]:
         for attempt in rented:
             try:
                 recipe = Recipe.model_validate(books.opened.recipe)
-                events = sound_events(home.run(books.run_id), attempt.number)
+                events = attempt_events(home.run(books.run_id), attempt.number)
                 measured = evidence_of(books.run_id, recipe, attempt, events)
             except (StillhouseError, ValidationError):
                 continue  # of another version, or its student is gone: no measurement, no harm

@@ -25,7 +25,7 @@ from launcher.plans.rehearsal import REHEARSAL_OF, Measured, measure, with_measu
 from recipes.calibration import Calibration
 from recipes.errors import StillhouseError
 from recipes.recipe import Recipe
-from recipes.rundir import Generated, read_model, sound_events, write_atomically
+from recipes.rundir import Generated, attempt_events, read_model, write_atomically
 from tracking.books import Books
 from tracking.home import Home
 from tracking.metering import machine_seconds
@@ -118,7 +118,7 @@ def _rehearsed(home: Home, past: list[Books], work: str) -> tuple[str, Measured]
     """The newest rehearsal of this work that came to something."""
     for books in past:
         if books.notes.get(REHEARSAL_OF) == work and books.attempts:
-            events = sound_events(home.run(books.run_id), books.attempts[-1].number)
+            events = attempt_events(home.run(books.run_id), books.attempts[-1].number)
             if measured := measure(events):
                 return books.run_id, measured
     return None
@@ -133,7 +133,7 @@ def _is_whole_run(books: Books, work: str) -> bool:
 def _stage_seconds(home: Home, books: Books) -> dict[str, float]:
     attempt = books.attempts[0]
     assert attempt.ended_at is not None, "a run that is done has ended"
-    events = sound_events(home.run(books.run_id), attempt.number)
+    events = attempt_events(home.run(books.run_id), attempt.number)
     seconds = machine_seconds(events, attempt.number, attempt.started_at, attempt.ended_at)
     from_cache = any(isinstance(event, Generated) and event.cached for event in events)
     return {

@@ -36,8 +36,8 @@ from recipes.rundir import (
     RunDir,
     WorkerEnded,
     asked_micro_usd,
+    attempt_events,
     read_model,
-    sound_events,
     write_model,
 )
 from tracking.books import Attempt, Books
@@ -283,7 +283,7 @@ def close_attempt(
     if not released.proved:  # it may go on costing: the attempt stays open until it is proved
         ledger.append(run_id, Teardown(proved=released.proved, detail=released.detail))
         check_teardown(house, run_id)
-    events = sound_events(run, attempt.number)
+    events = attempt_events(run, attempt.number)
     how = how or how_it_ended(events)
     paid = released.paid
     if paid is None:

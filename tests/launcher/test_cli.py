@@ -20,7 +20,8 @@ from launcher.runs.wishes import make_wish
 from recipes.errors import RefusedError
 from recipes.loading import load_recipe
 from recipes.recipe import Recipe
-from recipes.rundir import Done, WorkerEnded, write_model
+from recipes.rundir import Done, RunDir, WorkerEnded, write_model
+from tracking.entries import StateChanged
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -244,6 +245,28 @@ def test_a_run_that_a_person_ends_was_interrupted_and_has_not_failed(
     assert "was ended" in result.stderr
     assert outside.ledger.runs()[0].state == "interrupted"
     assert still("resume", "latest").exit_code == 0
+
+
+def test_what_a_watcher_refuses_is_said_by_who_started_it_and_not_the_runs_old_end(
+    outside: Outside, recipe_file: Path, machine: ScriptedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = subprocess.Popen(
+        [sys.executable, "-c", f"raise SystemExit({RefusedError.exit_code})"]
+    )
+
+    def start(run: RunDir, *_: Any, **__: Any) -> Any:
+        (run.path / "watcher.log").write_text("warning: dear\nnot enough to begin\n")
+        return refused
+
+    monkeypatch.setattr("launcher.driving.start_watcher", start)
+    planned = outside.pricing.plan(load_recipe(recipe_file), recipe_file.parent)
+    run_id = outside.driving.open_run(planned, store=None)
+    outside.ledger.append(run_id, StateChanged(state="interrupted", reason="long ago"))
+    machine.rented = True
+    refused.wait()
+
+    with pytest.raises(RefusedError, match="^not enough to begin$"):
+        outside.driving.launch(run_id, allow_remote_code=False)
 
 
 def test_what_was_proved_of_one_attempt_is_not_said_of_the_next(

@@ -9,6 +9,7 @@ import pytest
 
 from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.aws import Instance, Leftover
+from launcher.machines.mail import StoreMail
 from launcher.machines.rented import ENDING_S, LAUNCH_S, RentedMachines, money_ends_at
 from launcher.machines.rented_book import rebuild_book
 from launcher.machines.skypilot import JobState
@@ -24,6 +25,7 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
+from recipes.stored_run import EventMirror
 from tracking.books import Attempt
 from tracking.prices import Price, Prices
 
@@ -705,3 +707,20 @@ def test_what_a_machine_has_cost_is_known_whatever_it_has_written(
 
     assert released.paid is not None
     assert [paid.ended_at - paid.started_at for paid in released.paid] == [60.0]
+
+
+def test_a_disk_that_is_full_is_no_news_and_keeps_no_machine(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(mirror: EventMirror) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(EventMirror, "fetch", full)
+    limits = read_model(run.limits, Limits)
+    write_model(run.limits, limits.model_copy(update={"store": str(run.path / "store")}))
+    rented._mail = StoreMail()
+    rented.start(run, SPOT)
+
+    assert rented.look(run) == "alive"
+    assert rented.release(run, 1).proved is True
+    assert cloud.leftovers("") == []

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from launcher.errors import ProvisionError
 from launcher.machines.skypilot import SkyPilot, redacted_into
 
 ROOT = Path(__file__).parents[3]
@@ -17,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 # As in SkyPilot: settings are sent with a request by the client, and put over the server's there.
 PROGRAM = """
 import json, sys
+from launcher.errors import ProvisionError
 from launcher.machines.skypilot import credentials_kept_here
 from sky import skypilot_config
 from sky.server.requests import payloads
@@ -162,3 +165,20 @@ def test_a_launch_that_is_under_way_ends_with_a_cluster_that_is_not_written_down
 
     assert server.cancelled == ["r1"]
     assert server.downed == ["tiny-1-1"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of what SkyPilot imports
+def test_a_server_that_hangs_holds_nobody_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("sky.api_status", lambda **_: answered.wait(30))
+    monkeypatch.setattr("sky.status", lambda **_: answered.wait(30))
+    monkeypatch.setattr("launcher.machines.skypilot.ANSWER_S", 0.01)
+    monkeypatch.setattr("launcher.machines.skypilot.DOWN_S", 0.01)
+
+    with pytest.raises(ProvisionError, match="has not torn tiny-1-1 down"):
+        SkyPilot().down("tiny-1-1", tmp_path / "log")
+    assert SkyPilot().is_up("tiny-1-1") is None
+    answered.set()

@@ -265,7 +265,7 @@ def test_what_a_watcher_refuses_is_said_by_who_started_it_and_not_the_runs_old_e
     machine.rented = True
     refused.wait()
 
-    with pytest.raises(RefusedError, match="^not enough to begin$"):
+    with pytest.raises(RefusedError, match=r"^not enough to begin$"):
         outside.driving.launch(run_id, allow_remote_code=False)
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from launcher.machines.labels import this_owner
 from launcher.outside import Outside
 from launcher.runs.adopt import Adoption, Stored, find_stored, stored_runs
 from recipes.errors import InvalidInputError
-from recipes.store import WHILE_SOMEBODY_WAITS_S, Store, open_store
+from recipes.store import WHILE_SOMEBODY_WAITS_S, FolderStore, Store, open_store
 
 
 class Adopter:
@@ -42,7 +43,10 @@ class Adopter:
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self._url, self._outside.environ, WHILE_SOMEBODY_WAITS_S)
+        store = open_store(self._url, self._outside.environ, WHILE_SOMEBODY_WAITS_S)
+        if isinstance(store, FolderStore) and not Path(store.url).exists():
+            raise InvalidInputError(f"there is no run store at {store.url}: no such folder")
+        return store
 
     def _adoption(self, run_id: str) -> Adoption:
         outside, url = self._outside, f"{self._url.rstrip('/')}/{run_id}"

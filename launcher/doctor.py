@@ -9,9 +9,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal
 
 from launcher.market.catalogs import catalog_clouds, enabled_clouds, fetch_command, sky_folder
@@ -130,16 +132,25 @@ def _quota(client: ClientFactory, region: str, kind: str, code: str) -> Check:
 
 
 def _run_store(environ: Mapping[str, str]) -> Check:
-    from recipes.store import WHILE_SOMEBODY_WAITS_S, open_store
+    from recipes.store import WHILE_SOMEBODY_WAITS_S, FolderStore, open_store
 
     url = environ.get("STILLHOUSE_STORE")
     if not url:
         remedy = "Set STILLHOUSE_STORE=s3://bucket/prefix before renting machines."
         return Check("run store", "attention", "none is named", remedy)
     store, key = open_store(url, environ, WHILE_SOMEBODY_WAITS_S), f"doctor/{secrets.token_hex(8)}"
+    made = [] if not isinstance(store, FolderStore) else _missing(Path(store.url) / "doctor")
     store.put_bytes(key, b"written and deleted again by `still doctor`\n")
     store.delete(key)
+    for folder in made:
+        with suppress(OSError):  # somebody else has put something there
+            folder.rmdir()
     return Check("run store", "ok", f"{url} can be written")
+
+
+def _missing(path: Path) -> list[Path]:
+    """The folder and those above it that do not exist, the deepest first."""
+    return [each for each in (path, *path.parents) if not each.exists()]
 
 
 def _clock(environ: Mapping[str, str], clock: Callable[[], float]) -> Check:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--gpus", default="any", metavar="GPU:N", help="GPUs of one node: H100:8, or any.")
 @click.option("--nodes", default=1, type=click.IntRange(1), help="Machines together.")
-@click.option("--spot", "terms", flag_value="spot", help="Only machines that may be taken away.")
-@click.option("--on-demand", "terms", flag_value="on_demand", help="Only machines that stay.")
+@click.option("--spot", is_flag=True, help="Only machines that may be taken away.")
+@click.option("--on-demand", is_flag=True, help="Only machines that stay.")
 @click.option("--all", "everything", is_flag=True, help="All offers, not the cheapest 20.")
 @json_option
 @pass_outside
@@ -24,7 +24,8 @@ def offers(
     /,
     gpus: str,
     nodes: int,
-    terms: "Terms | None",
+    spot: bool,
+    on_demand: bool,
     everything: bool,
     as_json: bool,
 ) -> None:
@@ -36,7 +37,10 @@ def offers(
     """
     from launcher.market.show_offers import offers_json, render_offers
 
-    found = outside.offers(gpus, nodes, terms or "any")
+    if spot and on_demand:
+        raise click.UsageError("no machine is both --spot and --on-demand: for either give neither")
+    terms: Terms = "spot" if spot else "on_demand" if on_demand else "any"
+    found = outside.offers(gpus, nodes, terms)
     if as_json:
         outside.print_json(offers_json(found))
     elif everything:

@@ -66,6 +66,7 @@ def test_a_store_lists_its_runs_for_people_and_for_programs(
 
 
 def test_an_empty_store_says_so(still: Still, runs: Path) -> None:
+    runs.mkdir()
     result = still("adopt", runs)
 
     assert (result.exit_code, result.stdout) == (0, "")
@@ -178,7 +179,18 @@ def test_what_is_no_store_is_said(still: Still, words: list[str]) -> None:
 
 
 def test_a_run_that_is_not_there_is_said_with_how_to_list_them(still: Still, runs: Path) -> None:
+    runs.mkdir()
     result = still("adopt", runs, "nobody-1")
 
     assert result.exit_code == 2
     assert "lists all" in result.stderr
+
+
+def test_a_folder_that_does_not_exist_is_no_store_without_runs(
+    still: Still, tmp_path: Path
+) -> None:
+    result = still("adopt", tmp_path / "strore")
+
+    assert result.exit_code == 2
+    assert "strore: no such folder" in result.stderr
+    assert not (tmp_path / "strore").exists()

@@ -18,6 +18,7 @@ from launcher.git_state import git_state
 from launcher.machines.at_home import TeacherAtHome
 from launcher.machines.backend import Backend
 from launcher.machines.labels import this_owner
+from launcher.machines.least import LOOK_EVERY_S
 from launcher.machines.local import LocalMachine
 from launcher.outside import Outside
 from launcher.runs.follow import follow, is_driven
@@ -241,7 +242,7 @@ class Driving:
                 home=self._outside.home,
                 ledger=self._outside.ledger,
                 backend=backend,
-                poll_s=2.0 if backend.rented else 0.2,  # each look asks the run store
+                poll_s=LOOK_EVERY_S if backend.rented else 0.2,
                 view=view,
                 tracker=self._track,
                 next_offer=next_offer,

@@ -78,21 +78,27 @@ class Pricing:
             )
         return Planned(resolved, plan)
 
-    def check_fits(self, made: Planned) -> None:
+    def check_fits(self, made: Planned, *, accept_partial: bool = False) -> None:
         """Refuse a plan that does not fit budget or hours, with what would.
+
+        Args:
+            accept_partial: whether it is enough that it can begin.
 
         Raises:
             OverBudgetPlanError: it does not fit.
         """
-        from launcher.plans.fits import check_fits, less_by_lines
+        from launcher.plans.fits import check_begins, check_fits, less_by_lines
 
-        recipe = made.recipe
-        if over(recipe.budget, made.plan.usd, made.plan.hours) is None:
+        plan, recipe = made.plan, made.recipe
+        fits = over(recipe.budget, plan.needed_usd, plan.hours.p90) is None
+        if fits or (accept_partial and plan.least_usd <= recipe.budget.usd):
             return
-        if recipe.hardware.local:
-            check_fits(made.plan, recipe, less_by_lines(made.plan, recipe))
-        else:
-            check_fits(made.plan, recipe, *self._would_fit(made))
+        less, instead = (
+            (less_by_lines(plan, recipe), "") if recipe.hardware.local else self._would_fit(made)
+        )
+        check_begins(plan, recipe, instead)
+        if not accept_partial:
+            check_fits(plan, recipe, less, instead)
 
     def _would_fit(self, made: Planned) -> tuple[str, str]:
         """Less work on the same machines, and other machines for all of it, in words."""

@@ -32,14 +32,18 @@ class DearRehearsalError(RefusedError):
         super().__init__(plan, usd, boot)
 
     def __str__(self) -> str:
+        plan, offer = self.plan, self.plan.offer
         here = ", or rehearse on this machine with --local --usd-per-hour USD"
+        least = ""
+        if plan.least_usd > plan.usd.p90:
+            least = f" {offer.name} is not begun with less than {format_usd(plan.least_usd)}."
         return (
-            f"{self.plan.units['train']} steps on {self.plan.offer.name} come to "
-            f"{format_usd(self.plan.usd.p50)}, and one time in ten to more than "
-            f"{format_usd(self.plan.usd.p90)}; --usd is {format_usd(self.usd)}. Of that, "
-            f"{format_usd(self.boot)} is for starting the machine. Nothing was started. Give "
-            f"--usd {self.plan.usd.p90.quantize(Decimal('0.01'), 'ROUND_UP')}"
-            f"{here * (self.plan.offer.cloud != LOCAL)}."
+            f"{plan.units['train']} steps on {offer.name} come to "
+            f"{format_usd(plan.usd.p50)}, and one time in ten to more than "
+            f"{format_usd(plan.usd.p90)}; --usd is {format_usd(self.usd)}. Of that, "
+            f"{format_usd(self.boot)} is for starting the machine.{least} Nothing was started. "
+            f"Give --usd {plan.needed_usd.quantize(Decimal('0.01'), 'ROUND_UP')}"
+            f"{here * (offer.cloud != LOCAL)}."
         )
 
 
@@ -82,7 +86,7 @@ def _affordable(outside: Outside, made: Planned, usd: Decimal, nodes: int) -> Pl
         recipe = rehearsal_of(made.recipe, made.plan, usd, steps, nodes)
         planned = outside.pricing.price(recipe)
         plan = planned.plan
-        if over(recipe.budget, plan.usd, plan.hours) is None:
+        if over(recipe.budget, plan.needed_usd, plan.hours.p90) is None:
             return planned
     assert plan is not None, "there is a number of steps to try"
     raise DearRehearsalError(plan, usd, plan.usd_of("boot").p50)

@@ -89,8 +89,7 @@ def launch(
         raise click.UsageError("--tolerance is for a saved plan: give --plan FILE too")
     else:
         made = outside.pricing.plan(recipe, folder)
-    if not accept_partial:
-        outside.pricing.check_fits(made)
+    outside.pricing.check_fits(made, accept_partial=accept_partial)
     click.echo(headline(made.plan, made.recipe.budget), err=True)
     if not yes:
         outside.ask("Start?")
@@ -282,7 +281,7 @@ def logs(outside: "Outside", run: str, follow: bool) -> None:
 @click.command()
 @recipe_argument
 @recipe_changes
-@click.option("--usd", default="1", metavar="USD", help="What it may cost; $1 where left out.")
+@click.option("--usd", default="2", metavar="USD", help="What it may cost; $2 where left out.")
 @click.option("--yes", is_flag=True, help="Do not ask before starting.")
 @click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
 @click.option("--store", metavar="URL", help="As for `still launch`.")
@@ -306,7 +305,7 @@ def rehearse(
 
     \b
     Example:
-      still rehearse recipes/reasoning-7b.yaml --usd 5
+      still rehearse recipes/reasoning-7b.yaml --usd 10
       still rehearse my.yaml --local --usd-per-hour 0.40 --usd 0.05
     """
     from launcher.plans.show_diff import render_diff

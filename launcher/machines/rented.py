@@ -17,6 +17,7 @@ from launcher.errors import ProvisionError
 from launcher.machines.aws import Aws, Instance
 from launcher.machines.aws_prices import node_prices
 from launcher.machines.backend import Paid, Released, Sight
+from launcher.machines.least import CLOSING_S, ENDING_S
 from launcher.machines.rented_book import Rented, all_rented, cluster_name, remember
 from launcher.machines.skypilot import JobState
 from launcher.machines.teardown import Teardown
@@ -43,10 +44,6 @@ RESULTS_S = 300.0
 
 LAUNCH_S = 1800.0
 """How long SkyPilot may take to launch a cluster and begin its job [s]."""
-
-ENDING_S = 180.0
-"""How long before the end of its money a machine that is not set up yet is given up [s]: it has no
-timer, and a cloud that fails may have to be asked for a while."""
 
 PRICE_LOOKS = 6
 PRICE_LOOK_S = 5.0
@@ -140,7 +137,7 @@ class RentedMachines:
     """
 
     rented = True
-    closing_s = 90.0
+    closing_s = CLOSING_S
 
     def __init__(
         self,

@@ -20,6 +20,26 @@ class OverBudgetPlanError(RefusedError):
         return f"{self.figures} Nothing was started. {self.remedy}"
 
 
+def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
+    """Refuse a plan with less of a budget than its machines are begun with.
+
+    Args:
+        instead: a sentence on the machines that would fit, where somebody has looked.
+
+    Raises:
+        OverBudgetPlanError: with the figures, and what would fit.
+    """
+    budget, usd, highest = recipe.budget.usd, plan.usd, plan.offer.highest_usd_per_hour
+    if plan.least_usd > budget:
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
+            f"{format_usd(usd.p90)}, but {plan.offer.name} is not begun with less than "
+            f"{format_usd(plan.least_usd)}: an hour may come to {format_usd(highest)} while it "
+            f"starts; its budget is {format_usd(budget)}.",
+            " ".join(filter(None, [f"Raise budget.usd to {_up(plan.needed_usd)}.", instead])),
+        )
+
+
 def check_fits(plan: Plan, recipe: Recipe, smaller: str = "", instead: str = "") -> None:
     """Refuse a plan whose P90 is above the budget or the hours.
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from launcher.market.offers import Offer
+from launcher.machines.least import beginning_usd
+from launcher.market.offers import LOCAL, Offer
 from recipes.calibration import Calibration, StageSpeed
 from recipes.money import SECONDS_PER_HOUR
 from recipes.recipe import Budget, Part, Recipe
@@ -103,6 +104,18 @@ class Plan(Part):
     @property
     def hours(self) -> Quantiles:
         return sum((line.quantity for line in self.lines if line.unit == "h"), ZERO)
+
+    @property
+    def least_usd(self) -> Decimal:
+        """With less of a budget its machines are not begun [USD], however short the work is."""
+        if self.offer.cloud == LOCAL:
+            return Decimal(0)
+        return self.usd_of("teacher_api").p90 + beginning_usd(self.offer)
+
+    @property
+    def needed_usd(self) -> Decimal:
+        """The budget it takes [USD]."""
+        return max(self.usd.p90, self.least_usd)
 
     def usd_of(self, name: str) -> Quantiles:
         """What the lines whose name begins so come to."""
@@ -205,13 +218,18 @@ def with_assumption(plan: Plan, assumption: str) -> Plan:
     return plan.model_copy(update={"assumptions": (*plan.assumptions, assumption)})
 
 
-def over(budget: Budget, usd: Quantiles, hours: Quantiles) -> str | None:
-    """By how much a run passes its budget or its hours at P90; `None` where it fits."""
+def over(budget: Budget, needed_usd: Decimal, careful_hours: Decimal) -> str | None:
+    """By how much a run passes its budget or its hours; `None` where it fits.
+
+    Args:
+        needed_usd: the budget that it takes [USD].
+        careful_hours: at P90 [h].
+    """
     parts = []
-    if usd.p90 > budget.usd:
-        parts.append(f"${usd.p90 - budget.usd:,.2f}")
-    if budget.hours is not None and hours.p90 > budget.hours:
-        parts.append(format_hours(hours.p90 - budget.hours))
+    if needed_usd > budget.usd:
+        parts.append(f"${needed_usd - budget.usd:,.2f}")
+    if budget.hours is not None and careful_hours > budget.hours:
+        parts.append(format_hours(careful_hours - budget.hours))
     return " and ".join(parts) or None
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.efficiency import Efficiency, fitted
 from launcher.estimate.gpus import find_gpu
+from launcher.machines.least import beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
@@ -63,7 +64,7 @@ class Option:
 @dataclass(frozen=True)
 class Ranked:
     """All offers on which the work can be done. Ranks count from 0: those that fit budget and hours
-    at P90 first, each group by its dollars at P50."""
+    first, each group by its dollars at P50."""
 
     recipe: Recipe
     work: Work
@@ -77,6 +78,8 @@ class Ranked:
     """P10, P50 and P90 of each rank [USD]. For ranking; a plan has exact ones."""
     hours: Floats
     """The same in hours."""
+    needed_usd: Floats
+    """The budget that each rank takes: its P90, and no less than its machines are begun with."""
     fitting: int
     """So many of the first ranks fit budget and hours."""
     frontier: NDArray[np.bool_]
@@ -109,11 +112,12 @@ class Ranked:
     def _option(self, rank: int) -> Option:
         usd = _decimals(self.usd[rank], "0.000001")
         hours = _decimals(self.hours[rank], "0.000001")
+        needed_usd = max(usd.p90, Decimal(repr(float(self.needed_usd[rank]))))
         return Option(
             self.offers[rank],
             usd,
             hours,
-            over=None if rank < self.fitting else over(self.recipe.budget, usd, hours),
+            over=None if rank < self.fitting else over(self.recipe.budget, needed_usd, hours.p90),
             on_frontier=bool(self.frontier[rank]),
         )
 
@@ -261,7 +265,11 @@ def _ranked(
     api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, now, efficiency), recipe)
     usd = prices[:, None] * table[run_of] + api_usd
     hours = table[run_of] + np.array(_each(work.home_hours))
-    fits = usd[:, 2] <= float(recipe.budget.usd)
+    needed_usd, budget_usd = usd[:, 2].copy(), float(recipe.budget.usd)
+    for rank in np.flatnonzero(needed_usd <= budget_usd).tolist():
+        least_usd = api_usd[2] + float(beginning_usd(offers[int(can[rank])]))
+        needed_usd[rank] = max(needed_usd[rank], least_usd)
+    fits = needed_usd <= budget_usd
     if recipe.budget.hours is not None:
         fits &= hours[:, 2] <= float(recipe.budget.hours)
     order = np.lexsort((hours[:, 1], usd[:, 1], ~fits))
@@ -274,6 +282,7 @@ def _ranked(
         run_of=run_of[order],
         usd=usd[order],
         hours=hours[order],
+        needed_usd=needed_usd[order],
         fitting=fitting,
         frontier=_frontier(hours[order, 1], fitting),
         misfits=misfits,

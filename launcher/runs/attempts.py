@@ -9,12 +9,12 @@ import shutil
 from launcher.errors import ProvisionError, StoodDownError
 from launcher.machines.at_home import HOME
 from launcher.machines.backend import Paid
-from launcher.machines.rented import ENDING_S
+from launcher.machines.least import LEAST_S, closing_micro_usd, working_micro_usd
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.plan import Plan
 from launcher.runs.bill import bill
 from launcher.runs.house import STORE, House
-from launcher.runs.spot_watch import closing_micro_usd, priced_now
+from launcher.runs.spot_watch import priced_now
 from launcher.runs.tell import tell
 from launcher.runs.wishes import forget_wish
 from recipes.errors import (
@@ -26,7 +26,6 @@ from recipes.money import (
     SECONDS_PER_HOUR,
     format_usd,
     from_micro_usd,
-    machine_micro_usd,
     to_micro_usd,
 )
 from recipes.recipe import Recipe
@@ -49,12 +48,6 @@ from tracking.entries import (
     Teardown,
 )
 from tracking.ledger import Ledger
-
-LEAST_S = 600.0
-"""With less than this no machine is rented: it would have to go when it has hardly come [s]."""
-
-LEAST_LAUNCH_S = 300.0
-"""With less than this for it no launch is begun: it would be given up when hardly begun [s]."""
 
 LOADING_S = 2.0
 """Loading the student again, on a machine that does other things too [s]."""
@@ -123,7 +116,7 @@ def _record_attempt(
     here = offer.cloud == LOCAL
     api = min(left, to_micro_usd(plan.usd_of("teacher_api").p90)) if here else 0
     machine = 0 if offer is HOME else left - api
-    closing = closing_micro_usd(house, offer)
+    closing = closing_micro_usd(offer, house.backend.closing_s, house.poll_s)
     if not here:
         _check_enough(run_id, offer, machine - closing, seconds)
     state: RunState = "starting" if here else "provisioning"
@@ -171,10 +164,7 @@ def _check_enough(run_id: str, offer: Offer, micro_usd: int, seconds: float | No
     Raises:
         RefusedError: a machine would hardly be there before it had to go.
     """
-    # Nobody looks at a price while a launch is under way, so that is given no longer than the
-    # highest one would allow.
-    launch = machine_micro_usd(offer.highest_usd_per_hour, ENDING_S + LEAST_LAUNCH_S)
-    if micro_usd < max(launch, machine_micro_usd(offer.usd_per_hour, LEAST_S)):
+    if micro_usd < working_micro_usd(offer):
         left = format_usd(from_micro_usd(max(0, micro_usd)))
         raise RefusedError(
             f"what is left of the budget of {run_id} is {left} for work, and {offer.name} costs "

@@ -8,6 +8,7 @@ What is paid already is reckoned at the prices of then, but as if none had ever 
 not told yet, because it is silent or was asked a moment ago, at the price on demand.
 """
 
+from launcher.machines.least import PRICE_EVERY_S, closing_micro_usd
 from launcher.market.offers import Offer
 from launcher.runs.house import House
 from recipes.errors import StoppedError
@@ -18,21 +19,7 @@ from tracking.books import Attempt
 from tracking.entries import Repriced
 from tracking.prices import Price, Prices
 
-EVERY_S = 60.0
-"""How often AWS is asked for the price [s]."""
-
 SOURCE = "aws spot price history"
-
-
-def closing_micro_usd(house: House, offer: Offer) -> int:
-    """What is kept free of work, for giving machines back [micro-dollars].
-
-    As spot at the highest price, and for the time until a rise is seen.
-    """
-    seconds = house.backend.closing_s
-    if offer.moves:
-        seconds += EVERY_S + house.poll_s
-    return machine_micro_usd(offer.highest_usd_per_hour, seconds)
 
 
 def priced_now(house: House, offer: Offer) -> Offer:
@@ -75,7 +62,7 @@ class SpotWatch:
         if not self._offer.moves:
             return ()
         now = self._house.clock()
-        if now - self._asked_at >= EVERY_S:
+        if now - self._asked_at >= PRICE_EVERY_S:
             self._asked_at = now
             told = self._house.backend.prices(self._offer, self._attempt.started_at)
             if told is not None:
@@ -115,4 +102,6 @@ class SpotWatch:
         """For work, when the prices were told, with what giving back takes set aside
         [micro-dollars]."""
         paid = self._prices.never_falling().micro_usd(self._attempt.started_at, self._told_at)
-        return self._micro_usd - paid - closing_micro_usd(self._house, self._offer)
+        house = self._house
+        closing = closing_micro_usd(self._offer, house.backend.closing_s, house.poll_s)
+        return self._micro_usd - paid - closing

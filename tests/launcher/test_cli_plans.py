@@ -1,6 +1,7 @@
 """Commands around plans, from their arguments to their exit codes."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -13,9 +14,10 @@ from tiny_recipe import TINY
 import recipes
 from launcher.cli import cli
 from launcher.outside import Outside
+from launcher.plans.fits import OverBudgetPlanError
 from launcher.plans.rehearsal import STEPS
-from launcher.rehearse import plan_rehearsal
-from recipes.loading import load_recipe
+from launcher.rehearse import DearRehearsalError, plan_rehearsal
+from recipes.loading import load_recipe, with_changes
 from recipes.rundir import Done, StageDone, StageStarted, TrainStep, WorkerEnded, write_model
 
 Still = Callable[..., Result]
@@ -259,6 +261,44 @@ def test_a_rehearsal_that_is_cut_short_says_what_it_measured_and_exits_with_5(
 
     assert result.exit_code == 5
     assert "measured: nothing: it ended too soon" in result.stdout
+
+
+def test_a_rehearsal_with_less_than_its_machine_is_begun_with_is_refused_with_what_it_takes(
+    own_home: Path, sky_home: Path, clock: Callable[[], float]
+) -> None:
+    world = Outside(environ={"STILLHOUSE_HOME": str(own_home), "HOME": str(sky_home)}, clock=clock)
+    folder = Path(recipes.__file__).parent
+    made = world.pricing.plan(load_recipe(folder / "reasoning-7b.yaml"), folder)
+
+    with pytest.raises(DearRehearsalError, match="is not begun with less than") as refused:
+        plan_rehearsal(world, made, "6.5")
+
+    assert refused.value.plan.usd.p90 < Decimal("6.5")
+    (enough,) = re.findall(r"Give --usd ([\d.]+),", str(refused.value))
+    assert plan_rehearsal(world, made, enough).plan.offer == refused.value.plan.offer
+
+
+def test_not_even_a_part_is_accepted_of_a_run_that_cannot_begin(
+    own_home: Path, sky_home: Path, clock: Callable[[], float]
+) -> None:
+    world = Outside(environ={"STILLHOUSE_HOME": str(own_home), "HOME": str(sky_home)}, clock=clock)
+    folder = Path(recipes.__file__).parent
+    s1 = load_recipe(folder / "s1.yaml")
+
+    def check(usd: str) -> None:
+        made = world.pricing.plan(with_changes(s1, {"budget.usd": usd}), folder)
+        world.pricing.check_fits(made, accept_partial=True)
+
+    check("25")
+    with pytest.raises(OverBudgetPlanError, match="is not begun with less than"):
+        check("5")
+
+
+def test_no_offer_is_both_spot_and_on_demand(still: Still) -> None:
+    result = still("offers", "--spot", "--on-demand")
+
+    assert result.exit_code == 2
+    assert "neither" in result.stderr
 
 
 def test_what_does_not_fit_on_one_machine_is_rehearsed_on_as_many_as_it_asks_for(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import recipes
 from launcher.market.look import on_nodes
 from launcher.market.offers import LOCAL, Offer
-from launcher.plans.fits import OverBudgetPlanError, check_fits, less_by_lines
+from launcher.plans.fits import OverBudgetPlanError, check_begins, check_fits, less_by_lines
 from launcher.plans.instead import NODES, less_work, other_machines
 from launcher.plans.plan import Plan, plan_from_trial
 from launcher.plans.planner import Ranked, plan_offers
@@ -84,6 +84,21 @@ def test_a_plan_longer_than_the_hours_is_refused_with_hours_that_are_enough(
 
     (enough,) = re.findall(r"budget\.hours to ([\d.]+)\.", str(refused.value))
     check_fits(plan, with_budget(recipe, hours=enough))
+
+
+def test_a_plan_with_less_than_its_machines_are_begun_with_is_refused_with_what_is_enough() -> None:
+    spot = offer("20", on_demand_usd_per_hour=Decimal(110))
+    small = with_budget(S1, usd="19")
+    plan = ranked(spot, recipe=small).chosen
+
+    with pytest.raises(OverBudgetPlanError) as refused:
+        check_begins(plan, small, "Or take others.")
+
+    message = str(refused.value)
+    assert "not begun with less than $19.31: an hour may come to $110.00 while it" in message
+    assert "--accept-partial" not in message  # it would not help
+    (enough,) = re.findall(r"Raise budget\.usd to \$([\d.]+)\. Or take others\.", message)
+    check_begins(plan, with_budget(S1, usd=enough))
 
 
 # ---- less work -------------------------------------------------------------------------------

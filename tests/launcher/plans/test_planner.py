@@ -89,6 +89,23 @@ def test_what_fits_comes_before_what_is_cheaper_and_does_not_fit() -> None:
     assert late.over.endswith((" h", " min"))
 
 
+def test_a_machine_whose_price_may_rise_above_the_budget_while_it_starts_does_not_fit() -> None:
+    """However cheap it is by its price of now, and short the work."""
+    recipe = shipped("math-1-5b", **{"budget.usd": "4"})
+    fields = {"accelerators": 1, "nodes": 1}
+    spot = offer("0.50", zone="spot", on_demand_usd_per_hour=Decimal(30), **fields)
+    stays = offer("1", zone="stays", spot=False, **fields)
+
+    made = ranked(spot, stays, recipe=recipe)
+
+    assert names(made) == ["stays", "spot"]
+    assert made.fitting == 1
+    _, moves = made.options()
+    plan = made.plan(1)
+    assert moves.usd.p90 < 4 < plan.least_usd
+    assert moves.over == f"${plan.least_usd - 4:,.2f}"
+
+
 def test_an_offer_above_the_budget_says_by_how_much() -> None:
     (option,) = ranked(offer("100")).options()
 

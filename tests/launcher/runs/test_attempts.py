@@ -8,6 +8,7 @@ import pytest
 
 from launcher.errors import NoCapacityError
 from launcher.machines.backend import Paid, Released
+from launcher.machines.least import CLOSING_S, LOOK_EVERY_S
 from launcher.plans.plan import Plan
 from launcher.runs.house import House
 from launcher.runs.run import drive, open_run, release
@@ -278,6 +279,36 @@ def test_no_machine_is_rented_for_money_or_hours_that_are_gone_before_it_has_boo
 
     assert machine.starts == []
     assert house.ledger.books("tiny-1").reserved_micro_usd == 0
+
+
+@pytest.mark.parametrize("spot", [True, False])
+def test_a_machine_is_begun_with_as_much_as_its_plan_asks_for_and_with_nothing_less(
+    house: House, recipe: Recipe, plan: Plan, machine: ScriptedMachine, spot: bool
+) -> None:
+    update = {
+        "cloud": "aws",
+        "spot": spot,
+        "usd_per_hour": Decimal("2.50"),
+        "on_demand_usd_per_hour": Decimal("6.88") if spot else None,
+    }
+    rented = plan.model_copy(update={"offer": plan.offer.model_copy(update=update)})
+    machine.rented, machine.closing_s = True, CLOSING_S
+    house.poll_s = LOOK_EVERY_S
+    house.next_offer = lambda _plan, _books: rented.offer
+
+    def open_with(run_id: str, usd: Decimal) -> None:
+        budget = recipe.budget.model_copy(update={"usd": usd})
+        changed = recipe.model_copy(update={"budget": budget})
+        open_run(house.home, house.ledger, run_id, changed, rented, Git())
+
+    open_with("short-1", rented.least_usd - Decimal("0.000001"))
+    open_with("enough-1", rented.least_usd)
+
+    with pytest.raises(RefusedError, match="not enough to begin"):
+        drive(house, "short-1")
+    assert machine.starts == []
+    drive(house, "enough-1")
+    assert len(machine.starts) == 1
 
 
 def test_no_spot_machine_is_asked_for_that_would_have_to_be_here_in_a_moment(

@@ -1,4 +1,5 @@
-"""`python -m distill RUN_DIR` does a run; `python -m distill calibrate RECIPE_JSON` tries it."""
+"""`python -m distill RUN_DIR` does a run, `python -m distill calibrate RECIPE_JSON` tries it, and
+`python -m distill leaving RUN_DIR NODE UNIX_SECONDS` says when a machine switches itself off."""
 
 import sys
 import time
@@ -10,7 +11,11 @@ STARTED = time.time()
 """When this process began [unix seconds]; the heavy imports come after it."""
 
 TRUST = "--trust-remote-code"
-USAGE = f"usage: python -m distill RUN_DIR | python -m distill calibrate RECIPE_JSON [{TRUST}]"
+USAGE = (
+    "usage: python -m distill RUN_DIR"
+    f" | python -m distill calibrate RECIPE_JSON [{TRUST}]"
+    " | python -m distill leaving RUN_DIR NODE UNIX_SECONDS"
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -20,6 +25,10 @@ def main(arguments: list[str]) -> int:
             from distill.calibrate import main as calibrate
 
             return calibrate(Path(recipe), STARTED, allow_remote_code=bool(allowed))
+        case ["leaving", folder, node, at] if node.isdecimal() and at.isdecimal():
+            from distill.leaving import main as leaving
+
+            return leaving(Path(folder), int(node), float(at))
         case [folder]:
             from distill.worker import run
 

@@ -1,6 +1,7 @@
 """A run in its store, and how it comes home.
 
     attempts/00000002        the worker of attempt 2 has begun; those before it send no more
+    leaving/00000002-0       when the first machine of attempt 2 switches itself off
     wishes/00000002          the worker of attempt 2 is asked to save and end, perhaps by a moment
     recipe.json …            as in the run's folder (see recipes.rundir), and so plan.json,
     scores.json done.json    limits.json; done.json is written when all the rest is there
@@ -18,6 +19,7 @@ still lack.
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import FiniteFloat, ValidationError
@@ -160,6 +162,40 @@ def asked_to_save(store: Store, attempt: int) -> Wish | None:
 
 def _wish_key(attempt: int) -> str:
     return f"wishes/{attempt:08d}"
+
+
+# ---- when its machines go ----------------------------------------------------------------------
+
+
+class Leaving(Part):
+    """What a machine says of its own end, once its work is done."""
+
+    at: FiniteFloat
+    """When its timer switches it off [unix s]."""
+
+
+def say_leaving(store: Store, attempt: int, node: int, at: float) -> None:
+    """Say when a machine of an attempt switches itself off.
+
+    Args:
+        node: which of them, from 0.
+        at: [unix s]
+    """
+    store.put_bytes(f"{_leaving_key(attempt)}-{node}", Leaving(at=at).model_dump_json().encode())
+
+
+def leaving(store: Store, attempt: int) -> list[float]:
+    """When the machines of an attempt have said that they switch themselves off [unix s]."""
+    said = []
+    for entry in store.entries("leaving", _leaving_key(attempt)):
+        if entry.key.startswith(f"{_leaving_key(attempt)}-"):
+            with suppress(ValidationError, NotStoredError):
+                said.append(Leaving.model_validate_json(store.get_bytes(entry.key)).at)
+    return said
+
+
+def _leaving_key(attempt: int) -> str:
+    return f"leaving/{attempt:08d}"
 
 
 # ---- which attempt may write -----------------------------------------------------------------

@@ -15,6 +15,7 @@ cd "$(dirname "$0")/.."
 how=${1:?set, lower or by}
 number=${2:?how many minutes, or which second}
 deadline=$NODE/limit # unix seconds
+armed=$NODE/armed    # the same, where something waits for it
 sleeper=$NODE/limit.pid
 units=${STILLHOUSE_UNITS:-/etc/systemd/system}
 
@@ -103,10 +104,12 @@ if [ "$how" != set ] && [ -f "$deadline" ]; then
 fi
 echo "$at" >"$deadline.new"
 mv "$deadline.new" "$deadline"
+echo "$at" >"$armed"
 if arm_with_systemd "$at"; then
   say "a systemd timer switches this machine off at $(date -u -d "@$at" '+%H:%M:%S UTC')"
 elif arm_with_a_process; then
   say "a process switches this machine off at $(date -u -d "@$at" '+%H:%M:%S UTC')"
 else
+  rm -f "$armed"
   say "WARNING: this machine cannot switch itself off; only SkyPilot and the launcher can end it"
 fi

@@ -51,5 +51,9 @@ wait "$work" || code=$?
 rm -f "$NODE/work"
 [ -z "$notice" ] || kill "$notice" 2>/dev/null || true
 bash sky/limit.sh lower "${STILLHOUSE_LINGER_MINUTES:-1}" || true
+# Whoever settles the bill when the cloud has forgotten this machine finds there when it went.
+if [ -f "$NODE/armed" ]; then
+  "$python" -m distill leaving "$folder" "${SKYPILOT_NODE_RANK:-0}" "$(cat "$NODE/armed")" || true
+fi
 say "the worker ended with $code"
 exit "$code"

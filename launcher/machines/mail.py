@@ -10,7 +10,7 @@ from contextlib import suppress
 from recipes.rundir import Limits, RunDir, read_model
 from recipes.store import Store, StoreError, open_store
 from recipes.store_lines import LineSender
-from recipes.stored_run import EventMirror, ask_to_save, withdraw_results
+from recipes.stored_run import EventMirror, ask_to_save, leaving, withdraw_results
 
 
 class StoreMail:
@@ -45,6 +45,12 @@ class StoreMail:
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         ask_to_save(self._store(run), read_model(run.limits, Limits).attempt, by)
+
+    def leaving(self, run: RunDir, attempt: int) -> list[float]:
+        try:
+            return leaving(self._store(run), attempt)
+        except StoreError:
+            return []
 
     def withdraw(self, run: RunDir) -> None:
         withdraw_results(self._store(run))

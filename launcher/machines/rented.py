@@ -52,8 +52,8 @@ PRICE_LOOK_S = 5.0
 AWS_REMEMBERS_S = 3000.0
 """For so long AWS tells of a machine that has ended: an hour, less what clocks may differ [s]."""
 
-AFTERWARDS_S = 180.0
-"""The longest that a machine lives after its worker's last word: it lingers for a minute [s]."""
+SWITCHING_OFF_S = 30.0
+"""From the moment for which a machine's timer is set to the end of its bill [s]; clocks differ."""
 
 
 class Cluster(Protocol):
@@ -81,6 +81,10 @@ class Mail(Protocol):
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         """Have the worker save and end: now, or so that all is saved by then [unix s]."""
+
+    def leaving(self, run: RunDir, attempt: int) -> list[float]:
+        """When machines of an attempt have said that they switch themselves off [unix s]; of those
+        that have not, and of a store that does not answer, nothing."""
 
     def withdraw(self, run: RunDir) -> None:
         """Delete in the store what a run stopped with."""
@@ -280,7 +284,8 @@ class RentedMachines:
     def _paid(self, run: RunDir, attempt: int, teardown: Teardown) -> tuple[Paid, ...]:
         """What the machines of an attempt are paid for: never more than their limit allows.
 
-        Those that AWS may have forgotten count until the latest that they can have lived.
+        Those that AWS may have forgotten count until they said that they would go, and those that
+        said nothing until the latest that they can have lived.
         """
         limits, now = read_model(run.limits, Limits), self._clock()
         until = min(now, money_ends_at(limits) + self.closing_s)
@@ -298,10 +303,12 @@ class RentedMachines:
         ]
         forgotten = offer.nodes - len(paid)
         if forgotten > 0 and now - limits.started_at >= AWS_REMEMBERS_S:
-            words = [e.t for e in attempt_events(run, attempt) if isinstance(e, WorkerEnded)]
-            last = min([until, *(t + AFTERWARDS_S for t in words)])
-            unseen = Paid(limits.started_at, max(last, limits.started_at), forgotten, guessed=True)
-            paid.append(self._priced(unseen, offer))
+            said = sorted(at + SWITCHING_OFF_S for at in self._mail.leaving(run, attempt))
+            ends = [until] * (offer.nodes - len(said)) + said[::-1]  # the latest first
+            for end in ends[:forgotten]:
+                end = max(min(end, until), limits.started_at)
+                unseen = Paid(limits.started_at, end, guessed=True)
+                paid.append(self._priced(unseen, offer))
         return tuple(paid)
 
     def _priced(self, paid: Paid, offer: Offer) -> Paid:

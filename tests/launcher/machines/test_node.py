@@ -70,7 +70,10 @@ class Node:
         return path
 
     def worker(self, text: str) -> None:
-        """What the worker's Python is and does."""
+        """What the worker's Python is and does; what the machine says of its end is put aside."""
+        text = f"""
+            if [ "$3" = leaving ]; then echo "$*" >"$CALLS.leaving"; exit; fi
+            {text}"""
         self.state.mkdir(exist_ok=True)
         (self.state / "python").write_text(f"{self.program('worker', text)}\n")
 
@@ -464,6 +467,29 @@ def test_the_job_ends_as_the_worker_does_and_the_machine_has_minutes_left(
 
     assert done.returncode == code
     assert 2 < node.minutes_left() <= 3
+
+
+def test_a_machine_says_when_it_goes_for_whoever_settles_its_bill_when_it_is_forgotten(
+    node: Node,
+) -> None:
+    node.worker("exit 0")
+    node.run("limit.sh", "set", "60")
+
+    node.run("run.sh", SKYPILOT_NODE_RANK="1")
+
+    at = (node.state / "limit").read_text().strip()
+    said = node.calls.with_suffix(".leaving").read_text()
+    assert said == f"-m distill leaving run 1 {at}\n"
+
+
+def test_a_machine_that_cannot_switch_itself_off_says_nothing_of_its_end(node: Node) -> None:
+    (node.sbin / "poweroff").unlink()
+    node.worker("exit 0")
+
+    node.run("limit.sh", "set", "60")
+    node.run("run.sh")
+
+    assert not node.calls.with_suffix(".leaving").exists()
 
 
 SAVES_AND_ENDS = """

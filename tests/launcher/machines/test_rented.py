@@ -9,8 +9,9 @@ import pytest
 
 from launcher.errors import NoCapacityError, ProvisionError
 from launcher.machines.aws import Instance, Leftover
+from launcher.machines.least import ENDING_S
 from launcher.machines.mail import StoreMail
-from launcher.machines.rented import ENDING_S, LAUNCH_S, RentedMachines, money_ends_at
+from launcher.machines.rented import LAUNCH_S, SWITCHING_OFF_S, RentedMachines, money_ends_at
 from launcher.machines.rented_book import rebuild_book
 from launcher.machines.skypilot import JobState
 from launcher.market.offers import Offer
@@ -25,7 +26,8 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
-from recipes.stored_run import EventMirror
+from recipes.store import open_store
+from recipes.stored_run import EventMirror, say_leaving
 from tracking.books import Attempt
 from tracking.prices import Price, Prices
 
@@ -139,6 +141,7 @@ class Post:
     def __init__(self) -> None:
         self.sent: list[str] = []
         self.saves = 0
+        self.leaves: list[float] = []
 
     def send(self, run: RunDir) -> None:
         self.sent.append(run.path.name)
@@ -148,6 +151,9 @@ class Post:
 
     def ask_to_save(self, run: RunDir, by: float | None = None) -> None:
         self.saves += 1
+
+    def leaving(self, run: RunDir, attempt: int) -> list[float]:
+        return self.leaves
 
     def withdraw(self, run: RunDir) -> None:
         return None
@@ -254,6 +260,31 @@ def test_a_machine_whose_end_nobody_tells_is_paid_for_until_its_limit_and_no_lon
     assert paid.ended_at == stop[0] + rented.closing_s < clock.now
     cloud.machines = []  # and an hour later AWS has forgotten it
     assert (rented.release(run, 1).paid or ())[0].ended_at == paid.ended_at
+
+
+def test_forgotten_machines_are_paid_for_until_they_said_that_they_would_go(
+    run: RunDir, cloud: Cloud, rented: RentedMachines, clock: Clock, tmp_path: Path
+) -> None:
+    update = {"started_at": clock.now, "store": str(tmp_path / "store")}
+    limits = read_model(run.limits, Limits).model_copy(update=update)
+    write_model(run.limits, limits)
+    rented._mail = StoreMail()
+    rented.start(run, SPOT.model_copy(update={"nodes": 3}))
+    store, gone_at = open_store(str(tmp_path / "store")), clock.now + 100.0
+    say_leaving(store, 1, 0, gone_at)
+    say_leaving(store, 1, 2, clock.now + 1e9)  # it said nonsense, and the other nothing
+    store.put_bytes("leaving/00000001-9", b"not that either")
+    say_leaving(store, 2, 1, clock.now)
+    stop = limits.stop_at()
+    assert stop is not None
+    cloud.machines = []
+    clock.now += 7200.0
+
+    paid = rented.release(run, 1).paid or ()
+
+    latest = stop[0] + rented.closing_s
+    assert sorted(each.ended_at for each in paid) == [gone_at + SWITCHING_OFF_S, latest, latest]
+    assert all(each.guessed for each in paid)
 
 
 def test_machines_of_another_attempt_are_not_paid_for_again(

@@ -35,7 +35,7 @@ from recipes.rundir import (
 )
 from recipes.store import Store, StoreError
 from recipes.store_checkpoints import StoredCheckpoint, whole_here
-from recipes.stored_run import restore
+from recipes.stored_run import restore, say_leaving
 from simulated.cloud import Cloud, Machine
 from simulated.world import SKEW_S
 
@@ -71,6 +71,12 @@ class Timer:
         self._machine = machine
         self._clock = clock
         self._ends_at: float | None = None
+
+    @property
+    def ends_at(self) -> float:
+        """When it rings, by the machine's clock [unix s]."""
+        assert self._ends_at is not None, "the first step of a machine's setup is its timer"
+        return self._ends_at
 
     def set(self, seconds: float) -> None:
         """`limit.sh lower`: from now on, unless it goes earlier anyway."""
@@ -181,6 +187,9 @@ class Node:
         self.job = job
         if self.is_up:
             self.set_timers(60.0 * LINGER_MINUTES)
+            for number, timer in enumerate(self._timers):
+                with suppress(StoreError):
+                    say_leaving(self._store, self.limits.attempt, number, timer.ends_at)
 
     # ---- the worker
 

@@ -45,7 +45,8 @@ class _Replay:
         self._spent = 0
         self._reservations = 0
         self._open: dict[str, int] = {}
-        self._attempts: set[int] = set()
+        self._attempts: dict[int, float] = {}
+        """When each began [unix s]."""
 
     def fault_of(self, entry: Entry) -> str | None:
         """Take in the next entry; what is wrong with it."""
@@ -63,9 +64,11 @@ class _Replay:
             case AttemptStarted():
                 if entry.reservation not in self._open:
                     return "starts a machine that nothing pays for"
-                self._attempts.add(entry.attempt)
+                self._attempts[entry.attempt] = entry.started_at
             case AttemptEnded() if entry.attempt not in self._attempts:
                 return f"ends attempt {entry.attempt}, which was not started"
+            case AttemptEnded() if not entry.ended_at >= self._attempts[entry.attempt]:
+                return f"ends attempt {entry.attempt} before it started"
             case _:
                 pass
         return None

@@ -47,8 +47,9 @@ def own_evidence(home: Home, runs: Iterable[Books]) -> tuple[Evidence, ...]:
 
 def _evidence(home: Home, runs: Iterable[Books]) -> Iterator[Evidence]:
     for books in runs:
-        rented = [each for each in books.attempts if each.ended_at and _machine(each.offer)]
-        for attempt in rented:
+        for attempt in books.attempts:
+            if attempt.ended_at is None:
+                continue
             try:
                 recipe = Recipe.model_validate(books.opened.recipe)
                 events = attempt_events(home.run(books.run_id), attempt.number)

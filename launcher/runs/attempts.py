@@ -77,7 +77,7 @@ def begin_attempt(house: House, run: RunDir, allow_remote_code: bool) -> Attempt
         books = house.ledger.books(run.path.name)
         offer = HOME if _asks_teacher_first(house, run, books) else house.next_offer(plan, books)
         if offer is None:
-            raise _no_machine(books)
+            raise _no_machine(plan, books)
         offer = priced_now(house, offer)
         attempt = _record_attempt(house, run, plan, offer, allow_remote_code)
         try:
@@ -197,11 +197,17 @@ def _evaluation_s(plan: Plan) -> float | None:
     return None if likely is None else likely + LOADING_S
 
 
-def _no_machine(books: Books) -> ProvisionError:
+def _no_machine(plan: Plan, books: Books) -> ProvisionError:
     tried = [str(a.offer.get("name")) for a in books.attempts if a.how == NO_MACHINE]
+    dear = len({each.offer.name for each in plan.alternatives} - set(tried))
+    too_little = (
+        f" For {dear} more what is left of its budget or hours is too little: `still budget "
+        f"{books.run_id} --raise USD`."
+    )
     return ProvisionError(
-        f"no machine could be had for {books.run_id}: tried {', '.join(tried) or 'nothing'}. "
-        f"Nothing of it runs. `still resume {books.run_id}` tries again."
+        f"no machine could be had for {books.run_id}: tried {', '.join(tried) or 'nothing'}."
+        f"{too_little if dear else ''} Nothing of it runs. `still resume {books.run_id}` tries "
+        "again."
     )
 
 

@@ -2,13 +2,15 @@
 
 Pure: the plan says what there is, the books say what happened. An offer that has just been asked in
 vain is passed over, another zone than the one that was just lost comes first, and nothing is rented
-whose careful estimate for what is left to do is above what is left of budget and hours.
+that could not be begun with what is left, or whose careful estimate for what is left to do is above
+what is left of budget and hours.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+from launcher.machines.least import beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, Plan
 from launcher.runs.attempts import ANSWERED, NO_MACHINE
@@ -92,7 +94,8 @@ class _Left:
             ),
             Decimal(0),
         )
-        fits = hours * alternative.offer.usd_per_hour <= self.usd
+        offer = alternative.offer
+        fits = max(hours * offer.usd_per_hour, beginning_usd(offer)) <= self.usd
         return fits and (self.hours is None or hours <= self.hours)
 
 

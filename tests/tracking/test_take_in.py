@@ -161,6 +161,10 @@ RESERVED = Reserved(reservation="a/1", line="train", micro_usd=60)
         ([OPENED, attempt(None)], "nothing pays for"),
         ([OPENED, attempt("a/1")], "nothing pays for"),
         ([OPENED, AttemptEnded(attempt=1, ended_at=1.0, how="done")], "was not started"),
+        (
+            [OPENED, RESERVED, attempt("a/1"), AttemptEnded(attempt=1, ended_at=0.5, how="done")],
+            "ends attempt 1 before it started",
+        ),
     ],
 )
 def test_what_our_ledger_would_have_refused_does_not_get_in(

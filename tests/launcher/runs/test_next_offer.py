@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import recipes
 from launcher.errors import NoCapacityError, ProvisionError
+from launcher.machines.least import beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.planner import plan_offers
@@ -21,7 +22,7 @@ from launcher.runs.house import House
 from launcher.runs.next_offer import next_offer
 from launcher.runs.run import drive, open_run
 from recipes.loading import load_recipe, with_changes
-from recipes.money import to_micro_usd
+from recipes.money import from_micro_usd, to_micro_usd
 from recipes.recipe import Recipe
 from tracking.books import Books, Recorded, fold
 from tracking.entries import (
@@ -182,6 +183,18 @@ def test_what_is_left_decides_whether_a_dear_offer_is_still_possible() -> None:
     ]
 
     assert after == [dear, None]
+
+
+def test_what_could_not_be_begun_with_what_is_left_is_passed_over() -> None:
+    """Its price may rise while it starts, and the other one's not, though that is dearer now."""
+    spot = offer("us-east-2b", "20", on_demand_usd_per_hour=Decimal(110))
+    stays = offer("us-west-3a", "30", spot=False)
+    plan = planned(CHEAP, spot, stays)
+    story = Story(usd="60").attempt(CHEAP, "lost", boot=0.2, train=0.856)
+    left = Decimal(60) - from_micro_usd(story.books.spent_micro_usd)
+    assert beginning_usd(stays) < left < beginning_usd(spot)
+
+    assert next_offer(plan, story.books) == stays
 
 
 def test_training_that_is_done_and_paid_need_not_be_paid_again() -> None:

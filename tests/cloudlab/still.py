@@ -53,7 +53,7 @@ data:
   prompt: "{question}="
   completion: "{working};{answer}"
 training:
-  steps: 1500
+  steps: 3000
   batch_size: 16
   max_tokens: 64
   learning_rate: 0.003

@@ -1,8 +1,9 @@
 """A model answers a batch of prompts: one way for teacher and student.
 
 transformers' `generate`, with everything that a model's folder says about sampling left aside, so
-that only the recipe decides. Where the teacher samples, each prompt has a random stream of its own:
-its answer does not depend on which other prompts share its batch, but for the rounding of sums.
+that only the recipe decides. An answer does not depend on which other prompts share its batch, but
+for the rounding of sums: each prompt has a random stream of its own where the teacher samples, and
+its own room in the model's context.
 """
 
 import random
@@ -21,7 +22,8 @@ class Answer:
     tokens: int
     """Tokens written, the end of text included."""
     finish: Literal["stop", "length"]
-    """`length`: cut off at `max_new_tokens` or at the end of the model's context."""
+    """`length`: cut off at `max_new_tokens` or at the end of the model's context; a prompt that
+    fills it is answered with no token."""
 
 
 def answer_batch(
@@ -44,26 +46,62 @@ def answer_batch(
             answer has by now at most. What it raises ends the generation.
 
     Raises:
-        WorkerError: a prompt leaves no room in the model's context; there is no end of text.
+        WorkerError: there is no end of text.
     """
+    ends = end_token_ids(model, tokenizer)
+    pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    limits = [min(max_new_tokens, _room(model, prompt)) for prompt in prompts]
+    sampler = _Sampler(temperature, top_p, seeds) if temperature > 0 else None
+    written: list[list[int]] = [[] for _ in prompts]
+    numbers = [number for number, limit in enumerate(limits) if limit > 0]
+    # No further at once than the one with the least room may go: beyond its context a model may not
+    # even have a place for a token. Those that have more room then go on without it.
+    while numbers:
+        begun = len(written[numbers[0]])
+        further = _write(
+            model,
+            [prompts[number] + written[number] for number in numbers],
+            min(limits[number] for number in numbers) - begun,
+            ends,
+            pad,
+            sampler and sampler.of(numbers),
+            lambda tokens, begun=begun: on_token(begun + tokens),  # type: ignore[misc]
+        )
+        for number, tokens in zip(numbers, further, strict=True):
+            written[number] += tokens
+        numbers = [
+            number
+            for number in numbers
+            if len(written[number]) < limits[number] and not set(ends) & set(written[number])
+        ]
+    return [_answer(tokenizer, tokens, ends) for tokens in written]
+
+
+def _write(
+    model: Any,
+    texts: Sequence[list[int]],
+    max_new_tokens: int,
+    ends: list[int],
+    pad: int,
+    sampler: "_Sampler | None",
+    on_token: Callable[[int], None],
+) -> list[list[int]]:
+    """What comes after each text: equally many tokens, with padding where one has ended."""
     import torch
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
-    longest = max(map(len, prompts))
-    ends = end_token_ids(model, tokenizer)
-    pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    padded = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    processors = [_Sampler(temperature, top_p, seeds)] if temperature > 0 else []
+    longest = max(map(len, texts))
+    padded = [[pad] * (longest - len(text)) + text for text in texts]
+    mask = [[0] * (longest - len(text)) + [1] * len(text) for text in texts]
     with _nothing_but(model, ends, pad), torch.inference_mode():
-        written = model.generate(
+        written: list[list[int]] = model.generate(
             torch.tensor(padded, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=min(max_new_tokens, _room(model, longest)),
-            logits_processor=LogitsProcessorList(processors),
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([sampler] if sampler else []),
             stopping_criteria=StoppingCriteriaList([_Watcher(longest, on_token)]),
         )[:, longest:].tolist()
-    return [_answer(tokenizer, tokens, ends) for tokens in written]
+    return written
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -84,20 +122,12 @@ def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys(ends))
 
 
-def _room(model: Any, prompt_tokens: int) -> int:
+def _room(model: Any, prompt: list[int]) -> int:
     """How many tokens fit behind a prompt."""
     from distill.models import context_tokens
 
     context = context_tokens(model)
-    if context is None:
-        return sys.maxsize
-    if prompt_tokens >= context:
-        raise WorkerError(
-            "too_long",
-            f"a prompt has {prompt_tokens} tokens and the model's context is {context}",
-            "Take a model with a longer context, or shorter prompts.",
-        )
-    return context - prompt_tokens
+    return sys.maxsize if context is None else max(0, context - len(prompt))
 
 
 def _answer(tokenizer: Any, tokens: list[int], ends: list[int]) -> Answer:
@@ -149,6 +179,12 @@ class _Sampler:
         self._temperature = temperature
         self._top_p = top_p
         self._streams = [random.Random(seed) for seed in seeds]  # noqa: S311  # not for secrets
+
+    def of(self, numbers: Sequence[int]) -> "_Sampler":
+        """The same for these prompts alone; their random numbers go on."""
+        sampler = _Sampler(self._temperature, self._top_p, ())
+        sampler._streams = [self._streams[number] for number in numbers]
+        return sampler
 
     def __call__(self, _input_ids: Any, scores: Any) -> Any:
         import torch

@@ -159,9 +159,58 @@ def test_an_answer_ends_where_the_models_context_does(model: Any, tokenizer: Any
     [answer] = answer_batch(model, never_ends(model, tokenizer), [[1] * 120], max_new_tokens=100)
 
     assert (answer.tokens, answer.finish) == (8, "length")
-    with pytest.raises(WorkerError, match="128 tokens and the model's context is 128") as caught:
-        answer_batch(model, tokenizer, [[1] * 128], max_new_tokens=1)
-    assert caught.value.code == "too_long"
+
+
+def test_a_prompt_that_fills_the_context_has_an_answer_of_no_tokens_and_harms_no_other(
+    model: Any, tokenizer: Any
+) -> None:
+    [alone] = answer_batch(model, tokenizer, [[1, 2]], max_new_tokens=12)
+
+    prompts = [[1] * 128, [1, 2], [1] * 200]
+    first, second, third = answer_batch(model, tokenizer, prompts, max_new_tokens=12)
+
+    assert first == third == Answer("", 0, "length")
+    assert second == alone
+    assert answer_batch(model, tokenizer, [[1] * 128], max_new_tokens=12) == [first]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_long_prompt_shortens_no_answer_but_its_own(
+    model: Any, tokenizer: Any, temperature: float
+) -> None:
+    tokenizer.eos_token, model.generation_config.eos_token_id = None, 999  # drawn by no chance
+    prompts = [[1, 2], [1] * 120, [4] * 100, [5] * 120, [3]]
+
+    def answers(numbers: list[int]) -> list[Answer]:
+        return answer_batch(
+            model,
+            tokenizer,
+            [prompts[number] for number in numbers],
+            max_new_tokens=40,
+            temperature=temperature,
+            seeds=numbers,
+        )
+
+    together = answers([0, 1, 2, 3, 4])
+
+    assert [answer.tokens for answer in together] == [40, 8, 28, 8, 40]
+    assert together == [answers([number])[0] for number in range(5)]
+
+
+def test_tokens_are_counted_on_where_one_answer_is_longer_than_another(
+    model: Any, tokenizer: Any
+) -> None:
+    heard: list[int] = []
+
+    answer_batch(
+        model,
+        never_ends(model, tokenizer),
+        [[1, 2], [1] * 125],
+        max_new_tokens=6,
+        on_token=heard.append,
+    )
+
+    assert heard == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_model_without_an_end_of_text_is_refused(model: Any, tokenizer: Any) -> None:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from distill import checkpoint
+from distill.ahead import look_ahead
 from distill.batching import Batches, planned_samples, planned_steps
 from distill.context import Context, Stop, WorkerError
 from distill.data import Row, load_rows
@@ -118,6 +119,7 @@ def calibrate(context: Context, boot_s: float) -> Calibration:
         WorkerError: the recipe cannot be worked on, for the reasons that a run would give.
     """
     recipe, stages = context.recipe, dict[Stage, StageSpeed]()
+    look_ahead(context)
     rows, load_s = _timed(lambda: load_rows(recipe.data, context.run.path))
     answers: list[tuple[Row, Answer]] = []
     if isinstance(recipe.teacher, ModelTeacher):

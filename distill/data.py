@@ -1,7 +1,8 @@
 """From a recipe's `data` to rows: where they come from, and how a row becomes a prompt.
 
 Reads JSONL, Parquet, a dataset on the hub, or makes the problems itself. Everything is checked
-here, so that a fault in the data is found before anything is paid: it names file, line and column.
+here, and a fault names file, line and column. A worker reads all data, those of the tasks too,
+before its first stage (`distill.ahead`): nothing is paid by then but a machine that was rented.
 """
 
 import json

@@ -148,7 +148,7 @@ def new_student(student: NewStudent) -> "tuple[PreTrainedModel, PreTrainedTokeni
     """
     with _quick_import():
         from transformers import Qwen3Config, Qwen3ForCausalLM
-    tokenizer = _character_tokenizer(student)
+    tokenizer = character_tokenizer(student)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=student.hidden_size,
@@ -166,9 +166,12 @@ def new_student(student: NewStudent) -> "tuple[PreTrainedModel, PreTrainedTokeni
     return Qwen3ForCausalLM(config), tokenizer
 
 
-def _character_tokenizer(student: NewStudent) -> "PreTrainedTokenizerBase":
+def character_tokenizer(student: NewStudent) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a new student: one token a character."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+
+    with _quick_import():
+        from transformers import PreTrainedTokenizerFast
 
     pieces = [*student.characters, END, PADDING, UNKNOWN]
     ids = {piece: number for number, piece in enumerate(pieces)}
@@ -190,7 +193,29 @@ def _character_tokenizer(student: NewStudent) -> "PreTrainedTokenizerBase":
 
 def context_tokens(model: "PreTrainedModel") -> int | None:
     """Longest text the model was made for [tokens]; `None` where its config does not say."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return _context_tokens(model.config)
+
+
+def read_context_tokens(
+    ref: str, revision: str | None = None, trust_remote_code: bool = False
+) -> int | None:
+    """The same of a model in a folder or on the hub, of which only the config is read.
+
+    Raises:
+        WorkerError: not there, or not a model.
+    """
+    with _quick_import():
+        from transformers import AutoConfig
+    with _reading("model", ref):
+        return _context_tokens(
+            AutoConfig.from_pretrained(
+                _folder_or_id(ref), revision=revision, trust_remote_code=trust_remote_code
+            )
+        )
+
+
+def _context_tokens(config: Any) -> int | None:
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None
 
 

@@ -207,6 +207,7 @@ class Worker:
             StageStopped: a person asked.
         """
         context = self._start()
+        from distill.ahead import look_ahead
         from distill.evaluate import evaluate
         from distill.generate import generate
         from distill.train import train
@@ -216,6 +217,8 @@ class Worker:
             train(context, self._team)
 
         run, reason = self._run, None
+        if not _is_trained(run):
+            look_ahead(context)
         try:
             if self._recipe.teacher.kind in ("model", "api"):
                 self._do(context, "generate", generate, is_done="generate" in self._noted)

@@ -223,3 +223,21 @@ def test_a_problem_the_student_cannot_read_is_an_error_that_names_it(
     with pytest.raises(WorkerError, match="no token for") as caught:
         evaluate(context)
     assert caught.value.code == "vocabulary"
+
+
+def test_a_problem_that_fills_the_context_costs_the_others_nothing(
+    make_exam: Callable[..., Context], tmp_path: Path
+) -> None:
+    rows = [{"q": prompt, "a": "2"} for prompt in ("1+1=", "1+" * 64, "2+0=")]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"kind": "jsonl", "path": str(tmp_path / "long.jsonl"), "prompt": "{q}"}
+    context = make_exam(TASK | {"data": data | {"completion": "{a}"}})
+
+    evaluate(context)
+
+    score = scores(context).scores["sums"]
+    assert (score.n, score.of) == (3, 3)
+    unasked = next(answer for answer in answers(context) if answer.row == 1)
+    assert (unasked.text, unasked.tokens, unasked.finish) == ("", 0, "length")
+    assert not unasked.correct
+    assert score.truncated == sum(answer.finish == "length" for answer in answers(context))

@@ -418,6 +418,19 @@ def test_data_that_are_missing_are_a_failure_that_names_them(make_run: MakeRun) 
     assert failed.remedy
 
 
+def test_a_fault_in_a_task_is_found_before_the_teacher_is_asked(
+    make_run: MakeRun, teacher: Path
+) -> None:
+    wrong = TASK["data"] | {"completion": "{result}"}  # type: ignore[operator]
+    folder = make_run(**taught_by(teacher), evaluation=[TASK | {"data": wrong}])
+
+    assert run(folder.path) == 4
+
+    assert "there is no column 'result'" in failure(folder).message
+    assert stages(folder, StageStarted) == []
+    assert not folder.traces.exists()
+
+
 def test_a_fault_of_ours_is_a_failure_too_and_its_traceback_is_in_the_log(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

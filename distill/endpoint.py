@@ -29,6 +29,9 @@ WHOLE_ANSWER_S = 1800.0
 LONGEST_RETRY_S = 3600.0
 """However long an endpoint asks to wait, it is asked again after so long."""
 
+WHOLE = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
+"""What endpoints call the end of an answer that the model ended itself, in small letters."""
+
 _TRY_AGAIN = (408, 409, 425, 429)
 """Beside 5xx: the endpoint is busy, and has not answered."""
 
@@ -37,9 +40,12 @@ _TRY_AGAIN = (408, 409, 425, 429)
 class Reply:
     text: str
     finish: Literal["stop", "length"]
+    """`length`: cut off, by its length or by anything else."""
     input_tokens: int | None
     """As the endpoint counted; `None` where it gave no number that can be."""
     output_tokens: int | None
+    cut_by: str | None = None
+    """The endpoint's word for why it cut the answer off, where that is not the length."""
 
 
 class TryAgain(Exception):
@@ -169,10 +175,12 @@ def _reply(body: bytes) -> Reply:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         _unreadable(body)
     counts = usage if isinstance(usage, dict) else {}
+    # Whatever a filter or a fault broke off is no more whole than what the length broke off.
+    is_whole = not finish or str(finish).lower() in WHOLE
     return Reply(
         text=f"<think>\n{thinking}\n</think>\n\n{text}" if thinking else text,
-        # What a filter broke off is no more whole than what the length broke off.
-        finish="length" if finish in ("length", "content_filter") else "stop",
+        finish="stop" if is_whole else "length",
+        cut_by=None if is_whole or finish == "length" else _shown(str(finish).encode())[:40],
         input_tokens=_count(counts.get("prompt_tokens")),
         output_tokens=_count(counts.get("completion_tokens")),
     )

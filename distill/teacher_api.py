@@ -21,6 +21,7 @@ from distill.text import messages
 from distill.traces import Job, TraceLog
 from recipes.api_tokens import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from recipes.recipe import ApiTeacher
+from recipes.rundir import Warned
 
 TRIES = 8
 """Requests for one answer before the stage fails."""
@@ -130,6 +131,7 @@ class Desk:
         self._stopped: Reason | None = None
         self._failed: BaseException | None = None
         self._closed = False
+        self._warned = False
 
     @property
     def is_ending(self) -> bool:
@@ -167,6 +169,9 @@ class Desk:
             )
             self._traces.sync()
             self._purse.settle(reservation, inputs, outputs)
+            if reply.cut_by is not None and not self._warned:
+                self._warned = True
+                self._context.say(Warned, code="cut_off", message=_cut_off(job, reply.cut_by))
             self._traces.pace.answered(1, outputs)
             self._changed.notify_all()
 
@@ -211,6 +216,13 @@ class Desk:
             raise self._failed
         if self._stopped is not None:
             raise StageStopped(self._stopped)
+
+
+def _cut_off(job: Job, word: str) -> str:
+    return (
+        f"the endpoint broke the answer to row {job.row.index} of the data off ({word!r}): such "
+        "answers count as cut off and are not learnt; of further ones nothing is said"
+    )
 
 
 def worst_input_tokens(job: Job) -> int:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from distill.context import Context, StageStopped, Stop, WorkerError
 from distill.data import load_rows
 from distill.endpoint import LONGEST_RETRY_S, Endpoint, Reply, TryAgain, _reply, _retry_after
-from distill.generate import generate, read_traces
+from distill.generate import generate, read_traces, training_rows
 from distill.teacher_api import Patience, api_key, ask_endpoint, worst_input_tokens
 from distill.traces import TraceLog, jobs
 from recipes.recipe import ApiTeacher, Recipe
@@ -249,12 +249,17 @@ def test_every_row_is_asked_once_and_the_cost_is_what_the_endpoint_counted(
     assert events(second, Generated)[0].cached == 20
 
 
+BROKEN_OFF = ["model_length", "max_tokens", "error", "abort", "tool_calls", "none of these"]
+
+
 @pytest.mark.parametrize(
     ("body", "text", "finish"),
     [
         (completion("a", "length"), "a", "length"),
         (completion("a", "content_filter"), "a", "length"),
+        *((completion("a", word), "a", "length") for word in BROKEN_OFF),
         (completion("a", None), "a", "stop"),
+        *((completion("a", word), "a", "stop") for word in ("", "STOP", "eos", "end_turn")),
         (completion("a", reasoning_content="hm"), "<think>\nhm\n</think>\n\na", "stop"),
         (completion("a", reasoning="hm"), "<think>\nhm\n</think>\n\na", "stop"),
         (json.dumps({"choices": [{"message": {"content": None}}]}).encode(), "", "stop"),
@@ -264,6 +269,19 @@ def test_a_reply_is_read(body: bytes, text: str, finish: str) -> None:
     reply = _reply(body)
 
     assert (reply.text, reply.finish) == (text, finish)
+
+
+def test_an_answer_broken_off_for_another_reason_is_not_learnt_and_the_reason_is_named_once(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    server.behave = lambda _r, n: (200, {}, completion(finish="abort" if n % 2 else "stop"))
+    context = paid(api_recipe(rows=6, concurrency=1))
+
+    ask(context)
+
+    [warning] = events(context, Warned)
+    assert "row 1 of the data off ('abort')" in warning.message
+    assert len(training_rows(context)) == 3
 
 
 @pytest.mark.parametrize("count", [0, -5, 1.5, "7", True, None, [], 10**18])

@@ -49,24 +49,21 @@ def answer_key(
     Args:
         sample: which of several answers to the same prompt.
     """
-    asked = {
-        "teacher": identity,
-        "system": system,
-        "prompt": prompt,
-        "max_new_tokens": sampling.max_new_tokens,
-    }
-    if sampling.temperature > 0:
-        chance = sampling.model_dump(include={"temperature", "top_p", "seed"})
-        asked |= {**chance, "sample": sample}
-    return _digest(asked)
+    asked = {**_way(identity, sampling), "system": system, "prompt": prompt}
+    return _digest(asked | {"sample": sample} if sampling.temperature > 0 else asked)
+
+
+def _way(identity: str, sampling: Sampling) -> dict[str, object]:
+    """Who answers, and how; without what changes no answer, such as how many are wanted at once."""
+    chance = {"temperature", "top_p", "seed"} if sampling.temperature > 0 else set[str]()
+    return {"teacher": identity, **sampling.model_dump(include={"max_new_tokens", *chance})}
 
 
 class TraceCache:
     """The answers of one teacher with one way of sampling."""
 
     def __init__(self, home: Path, identity: str, sampling: Sampling) -> None:
-        kind = _digest({"teacher": identity, "sampling": sampling.model_dump()})
-        self._folder = home / "cache" / "traces" / kind[:32]
+        self._folder = home / "cache" / "traces" / _digest(_way(identity, sampling))[:32]
 
     def find(self, keys: Iterable[str]) -> dict[str, Trace]:
         """Those of the wanted answers that are there."""

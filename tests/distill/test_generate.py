@@ -152,6 +152,33 @@ def test_only_rows_that_are_new_are_answered(
     assert (told.answers, told.cached) == (25, 20)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "cached"),
+    [
+        ({}, {"batch_size": 7}, 20),
+        ({}, {"seed": 3}, 20),
+        ({"temperature": 1.0}, {"temperature": 1.0, "samples_per_prompt": 2, "batch_size": 9}, 20),
+        ({"temperature": 1.0}, {"temperature": 1.0, "seed": 3}, 0),
+        ({}, {"max_new_tokens": 5}, 0),
+    ],
+)
+def test_only_another_way_of_answering_is_answered_anew(
+    taught: Callable[..., Recipe],
+    make_context: MakeContext,
+    tmp_path: Path,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    cached: int,
+) -> None:
+    home = {"STILLHOUSE_HOME": str(tmp_path / "home")}
+    generate(make_context(taught(**before), "first"), home)
+    changed = make_context(taught(**after), "changed")
+
+    generate(changed, home)
+
+    assert events(changed, Generated)[0].cached == cached
+
+
 def test_a_cache_that_cannot_be_written_or_read_costs_no_run(
     taught: Callable[..., Recipe], make_context: MakeContext, tmp_path: Path
 ) -> None:

@@ -35,6 +35,9 @@ WHOLE = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
 _TRY_AGAIN = (408, 409, 425, 429)
 """Beside 5xx: the endpoint is busy, and has not answered."""
 
+_UNWANTED = (400, 413, 422)
+"""The endpoint will not have this request: for what every request has, or for its prompt."""
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -57,6 +60,14 @@ class TryAgain(Exception):
         self.wait_s = wait_s
         """What the endpoint asked for, if it did [s]."""
         super().__init__(what, maybe_billed, wait_s)
+
+
+class Unwanted(Exception):
+    """The endpoint refuses this request, and would again; another prompt it may answer."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(what)
 
 
 class Endpoint:
@@ -83,7 +94,8 @@ class Endpoint:
 
         Raises:
             TryAgain: busy, broken off, or nothing that can be read.
-            WorkerError: the endpoint refuses, and would again.
+            Unwanted: the endpoint refuses this request. It is not billed.
+            WorkerError: the endpoint refuses, and would any other.
         """
         length_field = self._length_field
         status, headers, body = self._post(self._request(messages, length_field))
@@ -96,6 +108,8 @@ class Endpoint:
         said = f"{self._teacher.base_url} answers {status}: {_shown(body)}"
         if status in _TRY_AGAIN or status >= 500:
             raise TryAgain(said, maybe_billed=False, wait_s=_retry_after(headers))
+        if status in _UNWANTED:
+            raise Unwanted(said)
         raise WorkerError("teacher_api", said, _remedy(status, self._teacher))
 
     def _request(self, messages: list[dict[str, str]], length_field: str) -> dict[str, Any]:

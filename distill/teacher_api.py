@@ -4,7 +4,7 @@ Money is reserved at its worst case before a request is sent, and settled by the
 What is reserved and what is spent never pass the limit together, whatever the threads do. An answer
 is on the disk, and its cost in the events, before its thread asks again. A request that may have
 been billed and brought no usable answer is settled at its worst case; so is one that a killed
-attempt left open.
+attempt left open. A prompt that the endpoint will not have is left out, unless there are many.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from distill.context import Context, Reason, StageStopped, WorkerError
-from distill.endpoint import Endpoint, Reply, TryAgain
+from distill.endpoint import Endpoint, Reply, TryAgain, Unwanted
 from distill.purse import Purse, Reservation
 from distill.text import messages
 from distill.traces import Job, TraceLog
@@ -25,6 +25,10 @@ from recipes.rundir import Warned
 
 TRIES = 8
 """Requests for one answer before the stage fails."""
+
+MOST_REFUSED, MOST_REFUSED_SHARE = 2, 0.1
+"""Prompts that the endpoint may refuse before the stage fails; a share of them all counts once
+another prompt of the run was answered, so that it cannot be the request as such."""
 
 LONGEST_WAIT_S = 60.0
 """Between two tries, unless the endpoint names a longer time."""
@@ -132,6 +136,8 @@ class Desk:
         self._failed: BaseException | None = None
         self._closed = False
         self._warned = False
+        self._refused: list[tuple[Job, str]] = []
+        self._has_answer = len(traces.missing) < traces.wanted
 
     @property
     def is_ending(self) -> bool:
@@ -169,6 +175,7 @@ class Desk:
             )
             self._traces.sync()
             self._purse.settle(reservation, inputs, outputs)
+            self._has_answer = True
             if reply.cut_by is not None and not self._warned:
                 self._warned = True
                 self._context.say(Warned, code="cut_off", message=_cut_off(job, reply.cut_by))
@@ -184,6 +191,15 @@ class Desk:
                 self._purse.settle(reservation, reservation.input_tokens, reservation.output_tokens)
             else:
                 self._purse.settle(reservation, 0, 0)
+            self._changed.notify_all()
+
+    def refuse(self, job: Job, said: str) -> None:
+        """The endpoint will not have a prompt: leave it out, as long as these are few."""
+        with self._changed:
+            self._refused.append((job, said))
+            share = MOST_REFUSED_SHARE if self._has_answer else 0
+            if len(self._refused) > max(MOST_REFUSED, share * self._traces.wanted):
+                self._failed = self._failed or _refusal(self._refused)
             self._changed.notify_all()
 
     def stop(self, reason: Reason) -> None:
@@ -211,11 +227,34 @@ class Desk:
         """
         Raises:
             StageStopped: it was time to end before all was answered.
+            WorkerError: the endpoint answers nothing, or refuses too much.
         """
         if self._failed is not None:
             raise self._failed
+        if self._refused and self._has_answer:
+            self._context.say(Warned, code="refused", message=_left_out(self._refused))
         if self._stopped is not None:
             raise StageStopped(self._stopped)
+        if not self._has_answer and self._refused:
+            raise _refusal(self._refused)
+
+
+def _rows(refused: list[tuple[Job, str]]) -> str:
+    rows = sorted({job.row.index for job, _ in refused})
+    shown = ", ".join(map(str, rows[:10])) + (", …" if len(rows) > 10 else "")
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown} of the data"
+
+
+def _refusal(refused: list[tuple[Job, str]]) -> WorkerError:
+    return WorkerError(
+        "teacher_api",
+        f"{_rows(refused)} cannot be asked: {refused[0][1]}",
+        "Change the recipe or these rows as the endpoint says; what is answered is not paid again.",
+    )
+
+
+def _left_out(refused: list[tuple[Job, str]]) -> str:
+    return f"the endpoint refuses {_rows(refused)}, so they are left out: {refused[0][1]}"
 
 
 def _cut_off(job: Job, word: str) -> str:
@@ -257,6 +296,10 @@ def _ask_patiently(
         except TryAgain as failure:
             desk.give_up(reservation, maybe_billed=failure.maybe_billed)
             what, wait_s = failure.what, failure.wait_s
+        except Unwanted as refusal:
+            desk.give_up(reservation, maybe_billed=False)
+            desk.refuse(job, refusal.what)
+            return
         except WorkerError:
             desk.give_up(reservation, maybe_billed=False)
             raise

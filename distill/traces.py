@@ -88,6 +88,8 @@ class TraceLog:
                 "its folder, the data or the sampling have changed since the run began",
                 "Put back what was there, or launch the recipe as a new run.",
             )
+        self.wanted = len(wanted)
+        """Answers of the whole run."""
         self.missing = [job for job in wanted if (job.row.index, job.key) not in done]
         self._file = open_for_appending(context.run.traces)
         self._uncached = self._take_from_cache(wanted)

@@ -446,7 +446,7 @@ def test_an_address_where_nobody_listens_is_not_paid_for(
 
 @pytest.mark.parametrize(
     ("status", "remedy"),
-    [(401, "OPENAI_API_KEY"), (404, "teacher.model"), (400, "as the endpoint says"), (302, "")],
+    [(401, "OPENAI_API_KEY"), (404, "teacher.model"), (302, "")],
 )
 def test_a_refusal_is_final_and_shown_in_one_line(
     server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext, status: int, remedy: str
@@ -464,6 +464,68 @@ def test_a_refusal_is_final_and_shown_in_one_line(
     assert remedy in caught.value.remedy
     assert len(server.asked) <= 2
     assert spent(context) == 0
+
+
+REFUSED = (400, {}, b"the prompt was\nfiltered")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_endpoint_that_refuses_every_prompt_ends_the_stage_after_three_and_names_them(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext, status: int
+) -> None:
+    server.behave = lambda _r, _n: (status, {}, b"no\n\x1b[31m such \x00thing")
+    context = paid(api_recipe(concurrency=1))
+
+    with pytest.raises(WorkerError, match=rf"answers {status}: no \[31m such thing") as caught:
+        ask(context)
+
+    assert "rows 0, 1, 2 of the data" in caught.value.message
+    assert "as the endpoint says" in caught.value.remedy
+    assert len(server.asked) == 3
+    assert spent(context) == 0
+
+
+def test_a_few_prompts_that_the_endpoint_refuses_are_left_out_and_named(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    refused = {0, 20, 30}  # also the first; the others are more than two, and less than a tenth
+    server.behave = lambda _r, n: REFUSED if n in refused else (200, {}, completion())
+    context = paid(api_recipe(rows=40, concurrency=1))
+
+    ask(context)
+
+    assert sorted(set(range(40)) - {row.index for row, _ in training_rows(context)}) == [0, 20, 30]
+    assert spent(context) == 37 * (11 * 3 + 5 * 15)
+    [warning] = (event for event in events(context, Warned) if event.code == "refused")
+    assert "rows 0, 20, 30 of the data, so they are left out" in warning.message
+    assert "answers 400: the prompt was filtered" in warning.message
+
+    # As after a kill before the stage was said to be done.
+    server.behave = lambda _r, _n: REFUSED
+    ask(context)
+    assert len(training_rows(context)) == 37
+
+
+def test_more_than_a_tenth_refused_is_a_fault_and_what_was_answered_stays(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    server.behave = lambda _r, n: REFUSED if n % 2 else (200, {}, completion())
+    context = paid(api_recipe(rows=40, concurrency=1))
+
+    with pytest.raises(WorkerError, match="rows 1, 3, 5, 7, 9 of the data cannot be asked"):
+        ask(context)
+
+    assert len(read_traces(context.run)) == 5
+
+
+def test_when_all_of_few_are_refused_nothing_passes_for_answered(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext
+) -> None:
+    server.behave = lambda _r, _n: REFUSED
+    context = paid(api_recipe(rows=1))
+
+    with pytest.raises(WorkerError, match="row 0 of the data cannot be asked"):
+        ask(context)
 
 
 def test_the_newer_name_of_the_length_is_used_where_the_endpoint_wants_it(

@@ -16,21 +16,31 @@ def training_samples(
     training: Training,
     context_tokens: int | None,
     warn: Callable[[str, str], None],
+    *,
+    are_answers: bool = False,
 ) -> list[Sample]:
     """Rows and completions as samples, in their order.
 
     Args:
         context_tokens: the student's longest text [tokens]; `None` where it is not known.
         warn: told a code and a sentence where samples are dropped.
+        are_answers: a teacher was asked for the completions. These are paid, so that one which
+            cannot be learnt is dropped, and ends no run.
 
     Raises:
         WorkerError: there are none; one is too long; one has no completion; no end of text.
     """
     longest = min(training.max_tokens, context_tokens or training.max_tokens)
     samples: list[Sample] = []
-    dropped = 0
+    dropped = unreadable = 0
     for row, completion in pairs:
-        sample = make_sample(tokenizer, row, completion)
+        try:
+            sample = make_sample(tokenizer, row, completion)
+        except WorkerError as error:
+            if not are_answers or error.code != "vocabulary":
+                raise
+            unreadable += 1
+            continue
         if not completion or tokens_with_loss(sample) < 1:
             raise WorkerError(
                 "empty_completion",
@@ -39,7 +49,7 @@ def training_samples(
             )
         if len(sample.input_ids) <= longest:
             samples.append(sample)
-        elif training.too_long == "drop":
+        elif are_answers or training.too_long == "drop":
             dropped += 1
         else:
             raise _too_long(row, len(sample.input_ids), training.max_tokens, context_tokens)
@@ -48,8 +58,14 @@ def training_samples(
             "too_long",
             f"{dropped} of {len(pairs)} samples are longer than {longest} tokens and left out",
         )
+    if unreadable:
+        warn(
+            "vocabulary",
+            f"{unreadable} of {len(pairs)} answers have characters that the student's tokenizer "
+            "has no token for, and are left out",
+        )
     if not samples:
-        raise _no_samples(len(pairs), longest)
+        raise _no_samples(len(pairs), dropped, longest)
     return samples
 
 
@@ -69,7 +85,14 @@ def _too_long(row: Row, tokens: int, max_tokens: int, context_tokens: int | None
     )
 
 
-def _no_samples(pairs: int, longest: int) -> WorkerError:
+def _no_samples(pairs: int, too_long: int, longest: int) -> WorkerError:
+    if pairs > too_long:
+        return WorkerError(
+            "no_samples",
+            f"nothing is left to train on: {too_long} of {pairs} samples are longer than {longest} "
+            "tokens, and the others have characters that the student's tokenizer has no token for",
+            "Take another student (for a new one: add to student.characters).",
+        )
     if pairs:
         return WorkerError(
             "no_samples",

@@ -23,7 +23,7 @@ from distill.samples import training_samples
 from distill.student import open_student
 from distill.team import ALONE, Team
 from distill.text import Sample
-from recipes.recipe import Training
+from recipes.recipe import ApiTeacher, ModelTeacher, Training
 from recipes.rundir import Stopping, Warned
 
 REASONS: tuple[Reason | None, ...] = (None, "deadline", "budget", "interrupt")
@@ -53,6 +53,7 @@ def train(context: Context, team: Team = ALONE) -> None:
             training,
             context_tokens(model),
             lambda code, message: context.say(Warned, code=code, message=message),
+            are_answers=isinstance(context.recipe.teacher, ModelTeacher | ApiTeacher),
         )
     )
     batches = Batches([len(s.input_ids) for s in samples], training.batch_size, training.seed)

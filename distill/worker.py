@@ -218,7 +218,7 @@ class Worker:
 
         run, reason = self._run, None
         if not _is_trained(run):
-            look_ahead(context)
+            look_ahead(context, is_answered="generate" in self._noted)
         try:
             if self._recipe.teacher.kind in ("model", "api"):
                 self._do(context, "generate", generate, is_done="generate" in self._noted)

@@ -254,7 +254,8 @@ class Training(RuledPart):
     """Longest sample, prompt and completion together [tokens]."""
 
     too_long: Literal["error", "drop"] = "error"
-    """What to do with a sample above `max_tokens` or the student's context."""
+    """What to do with a sample above `max_tokens` or the student's context. `error` also refuses a
+    teacher whose answers may come to that, before they are paid; one that is paid is dropped."""
 
     learning_rate: float = Field(gt=0, le=10, examples=[1e-5])
     """At the end of the warm-up."""

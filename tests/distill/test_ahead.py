@@ -100,3 +100,78 @@ def test_a_student_in_a_folder_is_known_by_its_own_tokenizer_and_context(
     look_ahead(context)
 
     assert "1 of 2 problems of task sums" in warnings(context)[0]
+
+
+# ---- what a teacher will be asked --------------------------------------------------------------
+
+
+@pytest.fixture
+def make_asked(
+    tmp_path: Path, make_recipe: Callable[..., Recipe], make_context: MakeContext
+) -> Callable[..., Context]:
+    """A run whose teacher is asked these prompts; nobody answers at its address."""
+
+    def make(*prompts: str, max_new_tokens: int, **training: Any) -> Context:
+        file = tmp_path / "prompts.jsonl"
+        file.write_text("".join(json.dumps({"q": prompt}) + "\n" for prompt in prompts))
+        data = {"kind": "jsonl", "path": str(file), "prompt": "{q}"}
+        sampling = {"max_new_tokens": max_new_tokens}
+        teacher = {"kind": "api", "base_url": "http://127.0.0.1:9/v1", "model": "m"}
+        steps = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}
+        return make_context(
+            make_recipe(
+                teacher=teacher | {"sampling": sampling}, data=data, training=steps | training
+            )
+        )
+
+    return make
+
+
+def test_an_answer_that_may_be_too_long_is_refused_before_it_is_paid(
+    make_asked: Callable[..., Context],
+) -> None:
+    context = make_asked("1+1=", "1+1+1=", max_new_tokens=15, max_tokens=20)
+
+    with pytest.raises(WorkerError) as error:
+        look_ahead(context)
+
+    assert error.value.code == "too_long"
+    assert "row 1 of the data may come to 21 tokens, 6 of its prompt" in error.value.message
+    assert "training.max_tokens is 20" in error.value.message
+    assert "Lower teacher.sampling.max_new_tokens to 14, raise tr" in error.value.remedy
+    assert "set training.too_long to drop" in error.value.remedy
+    look_ahead(make_asked("1+1=", "1+1+1=", max_new_tokens=14, max_tokens=20))
+
+
+def test_an_answer_beyond_the_students_context_is_told_from_one_above_max_tokens(
+    make_asked: Callable[..., Context],
+) -> None:
+    with pytest.raises(WorkerError, match="the student's context is 128") as error:
+        look_ahead(make_asked("1+1=", max_new_tokens=125))
+
+    assert "take a student with a longer context" in error.value.remedy
+    look_ahead(make_asked("1+1=", max_new_tokens=124))
+
+
+def test_with_drop_and_with_answers_that_are_there_nothing_is_too_long_ahead(
+    make_asked: Callable[..., Context],
+) -> None:
+    look_ahead(make_asked("1+1=", LONG, max_new_tokens=1000, too_long="drop"))
+    look_ahead(make_asked("1+1=", max_new_tokens=1000), is_answered=True)
+
+
+@pytest.mark.parametrize("too_long", ["drop", "error"])
+def test_prompts_that_leave_room_for_no_answer_at_all_are_refused(
+    make_asked: Callable[..., Context], too_long: str
+) -> None:
+    with pytest.raises(WorkerError, match="the shortest has 128 tokens, and the student's context"):
+        look_ahead(make_asked(LONG, LONG + "1", max_new_tokens=10, too_long=too_long))
+
+
+def test_a_prompt_that_the_student_cannot_read_is_refused_before_it_is_answered(
+    make_asked: Callable[..., Context],
+) -> None:
+    with pytest.raises(WorkerError, match=r"no token for .*'h'") as error:
+        look_ahead(make_asked("1+1=", "what?", max_new_tokens=10))
+
+    assert error.value.code == "vocabulary"

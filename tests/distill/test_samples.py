@@ -114,3 +114,38 @@ def test_a_tokenizer_without_an_end_of_text_is_said(tokenizer: Any) -> None:
         training_samples([pair(0, "1+1=", "2")], tokenizer, training(), None, no_warning)
 
     assert error.value.code == "no_eos"
+
+
+def test_a_teachers_answer_that_cannot_be_learnt_is_left_out_since_it_is_paid(
+    tokenizer: Any,
+) -> None:
+    pairs = [pair(0, "1+1=", "2"), pair(1, "1+1=", "2" * 20), pair(2, "1+1=", "two")]
+    said: list[tuple[str, str]] = []
+
+    samples = training_samples(
+        pairs,
+        tokenizer,
+        training(max_tokens=16),
+        128,
+        lambda code, message: said.append((code, message)),
+        are_answers=True,
+    )
+
+    assert [tokenizer.decode(sample.input_ids) for sample in samples] == ["1+1=2<eos>"]
+    assert said == [
+        ("too_long", "1 of 3 samples are longer than 16 tokens and left out"),
+        (
+            "vocabulary",
+            "1 of 3 answers have characters that the student's tokenizer has no token for, and are "
+            "left out",
+        ),
+    ]
+
+
+def test_when_no_answer_can_be_learnt_the_reasons_are_counted(tokenizer: Any) -> None:
+    pairs = [pair(0, "1+1=", "2" * 20), pair(1, "1+1=", "two")]
+
+    with pytest.raises(WorkerError, match="1 of 2 samples are longer than 16 tokens, and the o"):
+        training_samples(
+            pairs, tokenizer, training(max_tokens=16), 128, lambda *_: None, are_answers=True
+        )

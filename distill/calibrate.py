@@ -42,7 +42,7 @@ from distill.pulse import Mute
 from distill.samples import training_samples
 from distill.student import open_student, save_student
 from distill.team import ALONE
-from distill.text import Sample, messages, prompt_ids
+from distill.text import Sample, make_sample, messages, prompt_ids
 from distill.train import learning_rate
 from distill.trained import Trained
 from recipes.calibration import Calibration, StageSpeed
@@ -222,32 +222,38 @@ def _samples(
 ) -> list[Sample]:
     """What there is to train on: the data's completions, the teacher's answers, or stand-ins."""
     training, teacher = context.recipe.training, context.recipe.teacher
-    longest = context_tokens(model)
-    if isinstance(teacher, ModelTeacher | ApiTeacher):
-        whole = [(row, answer) for row, answer in answers if answer.finish == "stop"]
-        pairs = [(row, answer.text) for row, answer in whole if answer.text.strip()]
-        if not pairs:
-            limit = min(training.max_tokens, longest or training.max_tokens)
-            some = _spread(rows, wanted)
-            return [_stand_in(row, tokenizer, teacher.sampling, limit) for row in some]
-    else:
+    longest, nobody = context_tokens(model), lambda *_: None
+    if not isinstance(teacher, ModelTeacher | ApiTeacher):
         pairs = [(row, row.completion) for row in _spread(rows, wanted) if row.completion]
-    return training_samples(pairs, tokenizer, training, longest, lambda *_: None)
+        return training_samples(pairs, tokenizer, training, longest, nobody)
+    whole = [(row, answer) for row, answer in answers if answer.finish == "stop"]
+    pairs = [(row, answer.text) for row, answer in whole if answer.text.strip()]
+    try:
+        return training_samples(pairs, tokenizer, training, longest, nobody, are_answers=True)
+    except WorkerError as error:
+        if error.code != "no_samples":  # of these few; a run has more
+            raise
+    limit, most = min(training.max_tokens, longest or sys.maxsize), teacher.sampling.max_new_tokens
+    some = _stand_ins(_spread(rows, wanted), tokenizer, most, limit)
+    return some or _stand_ins(rows, tokenizer, most, limit)
 
 
-def _stand_in(row: Row, tokenizer: Any, sampling: Sampling, limit: int) -> Sample:
-    """A sample with a completion of the longest length; what it says does not change its speed."""
-    prompt = prompt_ids(tokenizer, row)
-    room = limit - len(prompt)
-    if tokenizer.eos_token_id is None or room < 1:
-        raise WorkerError(
-            "too_long",
-            f"row {row.index} of the data has a prompt of {len(prompt)} tokens, "
-            f"and {limit} is the longest sample",
-            "Raise training.max_tokens, or take a student with a longer context.",
-        )
-    completion = [tokenizer.eos_token_id] * min(sampling.max_new_tokens, room)
-    return Sample([*prompt, *completion], len(prompt))
+def _stand_ins(
+    rows: Sequence[Row], tokenizer: Any, max_new_tokens: int, limit: int
+) -> list[Sample]:
+    """Samples with completions of the longest length, of all rows that leave room for one.
+
+    What they say does not change their speed. That some row leaves room is known (`look_ahead`).
+    """
+    samples = []
+    for row in rows:
+        sample = make_sample(tokenizer, row, "")
+        room = limit - sample.prompt_tokens
+        if room > 0:
+            completion = sample.input_ids[-1:] * min(max_new_tokens, room)
+            prompt = sample.input_ids[: sample.prompt_tokens]
+            samples.append(Sample([*prompt, *completion], sample.prompt_tokens))
+    return samples
 
 
 def _try_steps(

@@ -102,6 +102,23 @@ def test_a_teacher_behind_an_api_is_not_asked(trial: Callable[..., Calibration])
     assert measured.stages["train"].units == 6
 
 
+def test_prompts_without_room_are_passed_over_where_the_run_would_drop_them(
+    trial: Callable[..., Calibration], tmp_path: Path
+) -> None:
+    prompts = ["1+1=", *["1+" * 100] * 9]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps({"q": q}) + "\n" for q in prompts))
+    teacher = {"kind": "api", "base_url": "http://127.0.0.1:1/v1", "model": "nobody"}
+
+    measured = trial(
+        teacher=teacher | {"sampling": {"max_new_tokens": 100}},
+        data={"kind": "jsonl", "path": str(tmp_path / "q.jsonl"), "prompt": "{q}"},
+        training=TRAINING | {"too_long": "drop"},
+    )
+
+    assert measured.stages["generate"].units == 10
+    assert measured.stages["train"].units == 4
+
+
 def test_answers_that_take_too_long_are_counted_as_the_longest_that_may_be(
     trial: Callable[..., Calibration], model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ from distill.models import (
 )
 from distill.pulse import Mute
 from distill.samples import training_samples
-from distill.student import open_student, save_student
+from distill.student import load_student, open_student, save_student
 from distill.team import ALONE
 from distill.text import Sample, make_sample, messages, prompt_ids
 from distill.train import learning_rate
@@ -277,15 +277,9 @@ def _try_steps(
 
 def _try_evaluation(context: Context) -> StageSpeed:
     """All tasks as one: each trial of theirs weighs as much as it has problems."""
-    recipe, folder = context.recipe, str(context.run.student)
-    (tokenizer, model), load_s = _timed(
-        lambda: (
-            load_tokenizer(folder),
-            load_model(folder, dtype=recipe.training.dtype, device=context.device),
-        )
-    )
+    (model, tokenizer), load_s = _timed(lambda: load_student(context))
     total, seconds = 0, [0.0] * TRIED_BATCHES
-    for task in recipe.evaluation:
+    for task in context.recipe.evaluation:
         problems, data_s = _timed(lambda: load_rows(task.data, context.run.path))  # noqa: B023
         load_s += data_s
         total += len(problems)

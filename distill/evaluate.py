@@ -125,16 +125,12 @@ def _is_scored(context: Context, exams: list[Exam]) -> bool:
 
 def _sit(context: Context, exams: list[Exam], student: str) -> None:
     """Have the student answer everything that is open."""
-    from distill.models import load_model, load_tokenizer, remote_code_allowed
+    from distill.student import load_student
 
     done = sum(len(exam.answers) for exam in exams)
     total = sum(len(exam.problems) for exam in exams)
     pace = Pace(context, "evaluate", done=done, total=total)
-    recipe, folder = context.recipe, str(context.run.student)
-    wanted = recipe.student.kind == "pretrained" and recipe.student.trust_remote_code
-    trusted = remote_code_allowed(wanted, context.limits)
-    tokenizer = load_tokenizer(folder, None, trusted)
-    model = load_model(folder, None, recipe.training.dtype, context.device, trusted)
+    model, tokenizer = load_student(context)
     pace.start()
     for exam in exams:
         problems, size = exam.open, exam.task.batch_size

@@ -45,6 +45,16 @@ def open_student(context: Context) -> "tuple[PreTrainedModel, PreTrainedTokenize
     return model.to(device), tokenizer
 
 
+def load_student(context: Context) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The student that was saved, ready to answer, in the format it was trained in."""
+    student, folder = context.recipe.student, str(context.run.student)
+    wanted = student.kind == "pretrained" and student.trust_remote_code
+    trusted = remote_code_allowed(wanted, context.limits)
+    dtype = context.recipe.training.dtype
+    tokenizer = load_tokenizer(folder, None, trusted)
+    return load_model(folder, None, dtype, context.device, trusted), tokenizer
+
+
 def save_student(
     folder: Path,
     model: "PreTrainedModel",

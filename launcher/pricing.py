@@ -41,6 +41,8 @@ class Pricing:
     def __init__(self, outside: Outside, trial: Trial | None = None) -> None:
         self._outside = outside
         self._trial = trial
+        self.allow_remote_code = False
+        """Whether a person lets code that comes with a model run in a trial."""
 
     def plan(self, recipe: Recipe, folder: Path) -> Planned:
         """Resolve a recipe's paths and price it: here, or on everything that could be rented.
@@ -148,6 +150,7 @@ class Pricing:
                 self._outside.home,
                 self._outside.ledger.runs(),
                 self._trial or run_trial(self._outside.home),
+                self.allow_remote_code,
             )
         return Planned(recipe, with_teacher_api(plan, recipe))
 

@@ -30,6 +30,11 @@ def pass_outside(command: Command) -> Command:
 
 recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Allow code that comes with a model, where the recipe says so too.",
+)
 run_argument = click.argument("run", metavar="[RUN]", default="latest")
 
 

@@ -11,6 +11,7 @@ from launcher.commands.options import (
     pass_outside,
     recipe_argument,
     recipe_changes,
+    trust_option,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def new(name: str) -> None:
     help="Write the chosen plan, for `still launch --plan FILE`.",
 )
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@trust_option
 @json_option
 @pass_outside
 def plan(
@@ -96,6 +98,7 @@ def plan(
     offers: int,
     save: Path | None,
     markdown: bool,
+    trust_remote_code: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -114,6 +117,7 @@ def plan(
     from launcher.plans.show_plan import markdown_plan, render_plan
     from launcher.plans.show_ranked import markdown_ranked, ranked_json, render_ranked
 
+    outside.pricing.allow_remote_code = trust_remote_code
     made = outside.pricing.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
     budget, ranked = made.recipe.budget, made.ranked
     if as_json:
@@ -134,10 +138,17 @@ def plan(
 @click.argument("recipe_a", metavar="A", type=click.Path(path_type=Path))
 @click.argument("recipe_b", metavar="B", type=click.Path(path_type=Path))
 @recipe_changes
+@trust_option
 @json_option
 @pass_outside
 def diff(
-    outside: "Outside", /, recipe_a: Path, recipe_b: Path, as_json: bool, **flags: Any
+    outside: "Outside",
+    /,
+    recipe_a: Path,
+    recipe_b: Path,
+    trust_remote_code: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Price the recipes A and B side by side, and name the fields that differ.
 
@@ -150,6 +161,7 @@ def diff(
     """
     from launcher.plans.show_diff import diff_json, render_diff, sides
 
+    outside.pricing.allow_remote_code = trust_remote_code
     made = [
         outside.pricing.plan(changed_recipe(path, **flags), path.absolute().parent)
         for path in (recipe_a, recipe_b)

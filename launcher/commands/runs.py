@@ -13,6 +13,7 @@ from launcher.commands.options import (
     recipe_argument,
     recipe_changes,
     run_argument,
+    trust_option,
 )
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Start although the plan may not fit: stop at the limit and keep what is done.",
 )
-@click.option(
-    "--trust-remote-code",
-    is_flag=True,
-    help="Allow code that comes with a model, where the recipe says so too.",
-)
+@trust_option
 @click.option(
     "--store",
     metavar="URL",
@@ -82,6 +79,7 @@ def launch(
     from launcher.plans.show_plan import headline
 
     recipe, folder = changed_recipe(recipe_file, **flags), recipe_file.absolute().parent
+    outside.pricing.allow_remote_code = trust_remote_code
     if plan_file is not None:
         allowed = TOLERANCE if tolerance is None else tolerance
         made = outside.pricing.plan_as_saved(recipe, folder, plan_file, allowed)
@@ -116,7 +114,7 @@ def watch(outside: "Outside", run: str, as_json: bool) -> None:
 
 @click.command()
 @run_argument
-@click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
+@trust_option
 @json_option
 @pass_outside
 def resume(outside: "Outside", run: str, trust_remote_code: bool, as_json: bool) -> None:
@@ -283,7 +281,7 @@ def logs(outside: "Outside", run: str, follow: bool) -> None:
 @recipe_changes
 @click.option("--usd", default="2", metavar="USD", help="What it may cost; $2 where left out.")
 @click.option("--yes", is_flag=True, help="Do not ask before starting.")
-@click.option("--trust-remote-code", is_flag=True, help="As for `still launch`.")
+@trust_option
 @click.option("--store", metavar="URL", help="As for `still launch`.")
 @json_option
 @pass_outside
@@ -319,6 +317,7 @@ def rehearse(
     )
     from recipes.errors import StillhouseError, StoppedError
 
+    outside.pricing.allow_remote_code = trust_remote_code
     made = outside.pricing.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
     planned = plan_rehearsal(outside, made, usd)
     click.echo(headline(planned.plan, planned.recipe.budget), err=True)

@@ -180,16 +180,25 @@ def _worker_pid(run: RunDir) -> int | None:
     return int(written) if written.isdecimal() else None
 
 
-def calibrate(recipe_json: str, folder: Path, environ: Mapping[str, str] = os.environ) -> str:
+def calibrate(
+    recipe_json: str,
+    folder: Path,
+    environ: Mapping[str, str] = os.environ,
+    allow_remote_code: bool = False,
+) -> str:
     """Run a trial of a recipe on this machine; the JSON of a `Calibration`.
+
+    Args:
+        allow_remote_code: whether code that comes with a model may run, where the recipe says so.
 
     Raises:
         InvalidInputError: it cannot be run as it is; carries what the worker said.
     """
     recipe = folder / "recipe.json"
     recipe.write_text(recipe_json)
+    words = ["--trust-remote-code"] if allow_remote_code else []
     trial = subprocess.run(
-        [*WORKER, "calibrate", str(recipe)],
+        [*WORKER, "calibrate", str(recipe), *words],
         capture_output=True,
         text=True,
         env=dict(environ),

@@ -33,15 +33,19 @@ from tracking.metering import machine_seconds
 HISTORY_RUNS = 5
 """So many of the newest runs of the same work are looked at."""
 
-Trial = Callable[[Recipe], Calibration]
+Trial = Callable[[Recipe, bool], Calibration]
+"""Measures a recipe; also told whether code that comes with a model may run."""
 
 
-def plan_here(recipe: Recipe, home: Home, past: list[Books], trial: Trial) -> Plan:
+def plan_here(
+    recipe: Recipe, home: Home, past: list[Books], trial: Trial, allow_remote_code: bool = False
+) -> Plan:
     """The plan of a recipe on this machine.
 
     Args:
         past: all earlier runs, newest first.
         trial: measures a recipe where nothing is known of it yet.
+        allow_remote_code: whether a person lets code that comes with a model run in the trial.
 
     Raises:
         StillhouseError: the trial failed.
@@ -49,7 +53,7 @@ def plan_here(recipe: Recipe, home: Home, past: list[Books], trial: Trial) -> Pl
     assert recipe.hardware.usd_per_hour is not None, "a local recipe has a price"
     offer = Offer(cloud=LOCAL, usd_per_hour=recipe.hardware.usd_per_hour, source="recipe")
     work = work_key(recipe, device_key())
-    measured = _kept_trial(home, work, recipe, trial)
+    measured = _kept_trial(home, work, lambda: trial(recipe, allow_remote_code))
     rehearsed = _rehearsed(home, past, work)
     if rehearsed is not None:
         run_id, steps = rehearsed
@@ -64,12 +68,13 @@ def plan_here(recipe: Recipe, home: Home, past: list[Books], trial: Trial) -> Pl
 def run_trial(home: Home) -> Trial:
     """A trial in a process of its own, on this machine."""
 
-    def trial(recipe: Recipe) -> Calibration:
+    def trial(recipe: Recipe, allow_remote_code: bool) -> Calibration:
         with tempfile.TemporaryDirectory(prefix="stillhouse-trial-") as folder:
             said = calibrate(
                 recipe.model_dump_json(),
                 Path(folder),
                 {**os.environ, "STILLHOUSE_HOME": str(home.path)},
+                allow_remote_code,
             )
         try:
             return Calibration.model_validate_json(said)
@@ -95,12 +100,12 @@ def _processor_name() -> str:
     return names[0] if names else ""
 
 
-def _kept_trial(home: Home, work: str, recipe: Recipe, trial: Trial) -> Calibration:
+def _kept_trial(home: Home, work: str, trial: Callable[[], Calibration]) -> Calibration:
     folder = home.path / "trials"
     kept = folder / f"{_trial_key(work)}.json"
     if kept.exists():
         return read_model(kept, Calibration)
-    measured = trial(recipe)
+    measured = trial()
     folder.mkdir(mode=0o700, exist_ok=True)
     write_atomically(kept, measured.model_dump_json(indent=2).encode() + b"\n")
     return measured

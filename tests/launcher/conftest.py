@@ -293,7 +293,7 @@ def outside(own_home: Path, clock: Clock, machine: ScriptedMachine, trial: Calib
         clock=clock,
         sleep=clock.sleep,
         backend=machine,
-        trial=lambda recipe: trial,
+        trial=lambda recipe, allow_remote_code: trial,
         track=lambda run_id: None,
     )
 

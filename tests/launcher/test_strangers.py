@@ -11,19 +11,25 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from process_cluster import OFFER
 from tiny_recipe import TINY
 
 from distill.context import WorkerError
-from distill.models import remote_code_allowed
+from distill.models import new_student, remote_code_allowed
+from launcher.cli import cli
 from launcher.machines.bundle import make_bundle
 from launcher.machines.labels import labels
 from launcher.machines.rent import task_of
+from launcher.outside import Outside
 from launcher.plans.plan import Plan
-from recipes.errors import InvalidRecipeError
+from launcher.plans.speeds import run_trial
+from recipes.calibration import Calibration
+from recipes.errors import InvalidInputError, InvalidRecipeError
 from recipes.loading import parse_recipe
-from recipes.recipe import Recipe
+from recipes.recipe import NewStudent, PretrainedStudent, Recipe
 from recipes.rundir import Limits, RunDir, read_model, write_model
+from tracking.home import Home
 
 HOSTILE = (
     "$(touch pwned)",
@@ -193,6 +199,56 @@ def test_the_person_says_so_for_one_launch(
     (run_id,) = outside.ledger.run_ids()
     limits = read_model(outside.home.run(run_id).limits, Limits)
     assert limits.allow_remote_code is bool(words)
+
+
+@pytest.mark.parametrize(
+    "command", [["plan"], ["launch", "--yes"], ["rehearse", "--yes"], ["diff"]], ids=lambda c: c[0]
+)
+@pytest.mark.parametrize("words", [[], ["--trust-remote-code"]])
+def test_the_person_says_so_for_the_trial_too(
+    own_home: Path,
+    clock: Any,
+    machine: Any,
+    trial: Calibration,
+    recipe_file: Path,
+    command: list[str],
+    words: list[str],
+) -> None:
+    said: list[bool] = []
+
+    def measure(_recipe: Recipe, allow_remote_code: bool) -> Calibration:
+        said.append(allow_remote_code)
+        return trial
+
+    outside = Outside(
+        environ={"STILLHOUSE_HOME": str(own_home)},
+        clock=clock,
+        sleep=clock.sleep,
+        backend=machine,
+        trial=measure,
+        track=lambda run_id: None,
+    )
+    recipes = [str(recipe_file)] * (2 if command == ["diff"] else 1)
+
+    result = CliRunner(mix_stderr=False).invoke(cli, [*command, *recipes, *words], obj=outside)
+
+    assert result.exit_code == 0, result.stderr
+    assert set(said) == {bool(words)}
+
+
+@pytest.mark.slow
+def test_a_trial_here_takes_the_persons_word(recipe: Recipe, tmp_path: Path) -> None:
+    assert isinstance(recipe.student, NewStudent)
+    model, tokenizer = new_student(recipe.student)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    student = PretrainedStudent(model=str(tmp_path / "model"), trust_remote_code=True)
+    trusting = recipe.model_copy(update={"student": student})
+    measure = run_trial(Home(tmp_path / "home"))
+
+    with pytest.raises(InvalidInputError, match="was not allowed on the command line"):
+        measure(trusting, False)
+    assert "train" in measure(trusting, True).stages
 
 
 @pytest.mark.slow

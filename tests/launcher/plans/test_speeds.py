@@ -19,7 +19,7 @@ class Trials:
         self.answer = answer
         self.count = 0
 
-    def __call__(self, recipe: Recipe) -> Calibration:
+    def __call__(self, recipe: Recipe, allow_remote_code: bool) -> Calibration:
         self.count += 1
         return self.answer
 
@@ -73,7 +73,7 @@ def test_a_run_of_other_work_teaches_nothing(
 
 
 def test_a_trial_that_fails_is_not_kept(house: House, recipe: Recipe, trial: Calibration) -> None:
-    def fails(recipe: Recipe) -> Calibration:
+    def fails(recipe: Recipe, allow_remote_code: bool) -> Calibration:
         raise StillhouseError("out of memory")
 
     with pytest.raises(StillhouseError, match="out of memory"):

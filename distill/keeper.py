@@ -60,7 +60,7 @@ class Keeper:
             raise WorkerError(
                 "other_training",
                 f"the checkpoint of step {state['learner']['steps']} belongs to a training with "
-                "other samples or settings",
+                "another student, other samples or settings",
                 f"Restore the run's recipe and traces, or remove {folder} to begin again.",
             )
         self._learner.load(state["learner"] if state else None)

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from distill.batching import Batches
 from distill.context import Context, Reason, StageStopped
@@ -58,8 +59,9 @@ def train(context: Context, team: Team = ALONE) -> None:
     )
     batches = Batches([len(s.input_ids) for s in samples], training.batch_size, training.seed)
     steps = training.steps or batches.steps(training.epochs or 1)
+    mark = fingerprint(samples, training, steps, model)
     learner = Learner(model, training, context.device, team)
-    keeper = Keeper(context, team, learner, tokenizer, steps, fingerprint(samples, training, steps))
+    keeper = Keeper(context, team, learner, tokenizer, steps, mark)
     keeper.resume()
     meter = Meter(context, learner, steps)
 
@@ -92,10 +94,14 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
     return peak * (final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def fingerprint(samples: Sequence[Sample], training: Training, steps: int) -> int:
-    """Tells trainings apart whose checkpoints must not be mixed: other samples, or other steps."""
+def fingerprint(samples: Sequence[Sample], training: Training, steps: int, model: nn.Module) -> int:
+    """Tells trainings apart whose checkpoints must not be mixed: other samples, steps or shapes.
+
+    Of the student only its shapes count: its weights come out of the checkpoint.
+    """
     settings = training.model_dump_json(exclude=WITHOUT_EFFECT)
-    crc32 = zlib.crc32(settings.encode(), steps)
+    shapes = [(name, tuple(weight.shape)) for name, weight in model.named_parameters()]
+    crc32 = zlib.crc32(f"{settings} {shapes}".encode(), steps)
     for sample in samples:
         crc32 = zlib.crc32(array("q", [sample.prompt_tokens, *sample.input_ids]).tobytes(), crc32)
     return crc32

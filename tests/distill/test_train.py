@@ -406,14 +406,22 @@ def test_checkpoints_come_by_time_where_the_recipe_gives_no_steps(
     assert events(seldom, CheckpointSaved) == []
 
 
+@pytest.mark.parametrize("what", ["settings", "student"])
 def test_a_checkpoint_of_another_training_is_refused_and_kept(
-    make_recipe: MakeRecipe, make_context: MakeContext
+    make_recipe: MakeRecipe, make_context: MakeContext, small_student: NewStudent, what: str
 ) -> None:
     with pytest.raises(StageStopped):
         train(
             make_context(make_recipe(training=training()), stop=StopAt(3, "interrupt")),
         )
-    other = make_context(make_recipe(training=training(learning_rate=1e-5)))
+    others = {
+        "settings": {"training": training(learning_rate=1e-5)},
+        "student": {
+            "training": training(),
+            "student": small_student.model_copy(update={"intermediate_size": 24}),
+        },
+    }
+    other = make_context(make_recipe(**others[what]))
 
     with pytest.raises(WorkerError, match="checkpoint of step 3 belongs to") as error:
         train(other)

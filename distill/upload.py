@@ -64,8 +64,8 @@ def mirrored(
     """Keep the run's store up to date while the worker works; `None` where it has none.
 
     Args:
-        on_stop: called when the worker is to save and end: now, or so that all is saved by a moment
-            [unix s].
+        on_stop: called when the worker is to save and end: now, also because a later attempt has
+            begun, or so that all is saved by a moment [unix s].
 
     The last event and `done.json` are to be written inside: leaving sends them, and writes nothing
     to the log any more.
@@ -119,7 +119,8 @@ class Uploader:
         self._is_ending = False
         self._troubles: dict[str, str] = {}
         self.overtaken = False
-        """A later attempt has begun: what is done here is of no use any more."""
+        """A later attempt has begun: what is done here is of no use any more, and the worker is
+        asked to end."""
         self._outbox = Outbox(store, run, self._give_way, self._on_checkpoint)
         self._senders = [
             LineSender(store, path.stem, path, self._give_way)
@@ -230,9 +231,11 @@ class Uploader:
         reason = redacted(f"{kind}{error}")
         if self._troubles.get(thread) != reason:
             self._troubles[thread] = reason
-            self._say(Warned, code="store", message=f"{reason} The work goes on meanwhile.")
+            rest = "ends" if isinstance(error, OvertakenError) else "goes on meanwhile"
+            self._say(Warned, code="store", message=f"{reason} The work {rest}.")
         if isinstance(error, OvertakenError):
             self.overtaken = True
+            self._on_stop(None)
             for each in self._threads:
                 each.stop()
 

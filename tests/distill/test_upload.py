@@ -538,16 +538,19 @@ def test_what_slipped_in_from_a_machine_given_up_for_lost_does_no_harm(
     assert [event.done for event in events(home, Progress)] == [1, 2, 3, 4]
 
 
-def test_an_overtaken_uploader_says_so_and_ends(
+def test_an_overtaken_uploader_says_so_and_has_the_worker_end(
     folder: FolderStore, run: RunDir, log: EventLog
 ) -> None:
     claim(folder, 2)
-    uploader = Uploader(folder, run, log, attempt=1, every_s=0.001)
+    asked: list[float | None] = []
+    uploader = Uploader(folder, run, log, attempt=1, on_stop=asked.append, every_s=0.001)
     uploader.start()
 
     assert not uploader.flush(within_s=SOON), "at once, and not after a minute"
     assert uploader.overtaken
+    assert set(asked) == {None}, "the worker is to end now"
     assert "attempt 2 of this run has begun" in warnings(run)[0]
+    assert warnings(run)[0].endswith("The work ends.")
     assert folder.entries("events") == []
     assert not uploader.close(within_s=SOON)
 

@@ -2,7 +2,9 @@
 
 The head of a language model is as wide as its vocabulary, so its outputs for a whole batch are by
 far the largest thing of a step. Here only positions with a loss meet the head, and a piece at a
-time, with the gradient taken at once: the outputs of all positions never exist together.
+time, with the gradient taken at once: the outputs of all positions never exist together. The
+exception is a head that is more than a product (Gemma 2, Cohere, Granite): there the model itself
+makes its outputs, for every position of a micro-batch at once.
 """
 
 from collections.abc import Sequence

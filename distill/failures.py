@@ -25,7 +25,7 @@ def as_worker_error(error: Exception, stage: Stage | None, recipe: Recipe) -> Wo
             f"the disk is full: {error}",
             "Make room and resume; what was finished before is kept.",
         )
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return WorkerError(
             "out_of_memory",
             f"memory ran out{f' in stage {stage}' if stage else ''}: {_first_line(error)}",
@@ -42,7 +42,8 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a GPU or beside it."""
     if isinstance(error, MemoryError):
         return True
     # torch.OutOfMemoryError is a RuntimeError; on a CPU it is a bare one.

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from distill.context import WorkerError
+from distill.failures import is_out_of_memory
 from recipes.recipe import NewStudent
 from recipes.rundir import Limits
 
@@ -99,11 +100,11 @@ def load_model(
     """Read a causal language model from a folder or the hub, ready to answer (`eval`).
 
     Raises:
-        WorkerError: not there, or not a causal language model.
+        WorkerError: not there, or not a causal language model; its weights do not fit in memory.
     """
     with _quick_import():
         from transformers import AutoModelForCausalLM
-    with _reading("model", ref):
+    with _reading("model", ref), _fitting(ref):
         model, loaded = AutoModelForCausalLM.from_pretrained(
             _folder_or_id(ref),
             revision=revision,
@@ -117,7 +118,7 @@ def load_model(
             raise ValueError(
                 f"{len(loaded['missing_keys'])} weights are missing, such as {missing}"
             )
-    return model.to(device).eval()
+        return model.to(device).eval()
 
 
 def load_shape(
@@ -244,6 +245,22 @@ def _reading(what: str, ref: str) -> Iterator[None]:
             f"the {what} {ref} cannot be read: {first_line}",
             "Check the name, the revision and the network; a folder must hold a whole Hugging Face "
             "model with its tokenizer.",
+        ) from error
+
+
+@contextmanager
+def _fitting(ref: str) -> Iterator[None]:
+    """Where the weights alone are too much, no smaller batch helps."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first_line = str(error).strip().split("\n")[0]
+        raise WorkerError(
+            "out_of_memory",
+            f"memory ran out while the weights of the model {ref} were loaded: {first_line}",
+            "Take a machine with more memory (for the GPU: a larger one), or a smaller model.",
         ) from error
 
 

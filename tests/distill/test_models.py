@@ -139,6 +139,31 @@ def test_weights_that_are_missing_are_said_and_not_made_up(model_folder: Path) -
         load_model(str(model_folder))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand so on"),
+        MemoryError(),
+    ],
+    ids=["cuda", "python"],
+)
+def test_weights_that_do_not_fit_alone_ask_for_more_memory_and_not_for_smaller_batches(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+
+    with pytest.raises(WorkerError, match="while the weights of the model") as caught:
+        load_model(str(model_folder))
+
+    assert caught.value.code == "out_of_memory"
+    assert "more memory" in caught.value.remedy
+    assert "batch" not in caught.value.remedy
+    assert "\n" not in caught.value.message
+
+
 def test_code_that_comes_with_a_model_is_not_run_unasked(model_folder: Path) -> None:
     (model_folder / "evil.py").write_text("raise SystemExit('it ran')")
     config = json.loads((model_folder / "config.json").read_text())

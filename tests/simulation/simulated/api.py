@@ -105,6 +105,7 @@ class Traces:
 
     missing: list[Job]
     kept: list[Job] = field(default_factory=list)
+    wanted: int = JOBS
 
     @property
     def pace(self) -> "Traces":

@@ -12,6 +12,7 @@ from launcher.estimate.models import ModelFacts
 from launcher.estimate.overheads import weight_bytes
 from launcher.estimate.quantiles import Quantiles
 from launcher.estimate.work import TrainingWork
+from recipes.errors import RefusedError
 from recipes.recipe import ApiTeacher, ModelTeacher, Recipe, Sampling, Training
 
 ANSWER_SHARE = Quantiles(0.1, 0.5, 1.0)
@@ -109,12 +110,17 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
     Args:
         recipe: what to do.
         facts: of its data and models; as many tasks as the recipe has.
+
+    Raises:
+        RefusedError: the worker would refuse it: answers may come to samples that are too long.
     """
     training, student, rows = recipe.training, facts.student, facts.rows
     sampling = _sampling(recipe)
     samples = rows.count * (sampling.samples_per_prompt if sampling else 1)
     steps = _steps(recipe, samples)
     fits = min(training.max_tokens, student.context_tokens or training.max_tokens)
+    if sampling and training.too_long == "error":
+        _refuse_too_long(rows, sampling, fits)
     lengths = _sample_tokens(rows, sampling, fits)
     passes = steps / ceil(samples / training.batch_size)
     return Work(
@@ -168,6 +174,19 @@ def _sampling(recipe: Recipe) -> Sampling | None:
     """How the teacher writes; `None` where the completions are there already."""
     teacher = recipe.teacher
     return teacher.sampling if isinstance(teacher, ModelTeacher | ApiTeacher) else None
+
+
+def _refuse_too_long(rows: Rows, sampling: Sampling, fits: int) -> None:
+    """As the worker does, which counts (`distill.ahead`), where the mean prompt tells already."""
+    prompt = ceil(rows.prompt_tokens.p10)
+    if prompt + sampling.max_new_tokens > fits:
+        raise RefusedError(
+            f"answers of up to {sampling.max_new_tokens} tokens (teacher.sampling.max_new_tokens) "
+            f"to prompts of about {prompt} may come to more than {fits}, the longest sample that "
+            "training.max_tokens and the student's context allow, and training.too_long is error. "
+            "Lower the one, raise the other, or set training.too_long to drop: then what is longer "
+            "is left out."
+        )
 
 
 def _steps(recipe: Recipe, samples: int) -> int:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from launcher.estimate.models import find_model
 from launcher.estimate.quantiles import Quantiles
 from launcher.plans.work_of import ANSWER_SHARE, Facts, Rows, work_of
+from recipes.errors import RefusedError
 from recipes.recipe import Recipe
 
 STUDENT = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -136,6 +137,25 @@ def test_an_endpoint_is_asked_from_home_and_no_machine_waits_for_it() -> None:
     assert work.asked == 100
     # 100 answers of up to 1,000 tokens, ten at a time and 50 tokens a second
     assert work.home_hours == ANSWER_SHARE.times(200 / 3600)
+
+
+@pytest.mark.parametrize("kind", ["model", "api"])
+def test_answers_that_may_make_samples_too_long_are_refused_unless_these_are_dropped(
+    kind: str,
+) -> None:
+    training = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-5, "max_tokens": 2000}
+    data = facts(rows(100, 200), teacher=kind == "model")
+
+    def planned(most: int, too_long: str) -> None:
+        teacher = writes(kind, max_new_tokens=most)
+        work_of(recipe(teacher=teacher, training=training | {"too_long": too_long}), data)
+
+    planned(1800, "error")
+    planned(1801, "drop")
+    with pytest.raises(
+        RefusedError, match=r"up to 1801 tokens .* about 200 may come to more than 2"
+    ):
+        planned(1801, "error")
 
 
 def test_nobody_is_asked_where_the_completions_are_there() -> None:

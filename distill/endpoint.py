@@ -35,6 +35,9 @@ WHOLE = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
 _TRY_AGAIN = (408, 409, 425, 429)
 """Beside 5xx: the endpoint is busy, and has not answered."""
 
+_WAITED_IN_VAIN = (502, 504, 524)
+"""A proxy had no answer in time. The model behind it may have written one, and it be billed."""
+
 _UNWANTED = (400, 413, 422)
 """The endpoint will not have this request: for what every request has, or for its prompt."""
 
@@ -107,7 +110,8 @@ class Endpoint:
             raise TryAgain("the endpoint wants max_completion_tokens", maybe_billed=False, wait_s=0)
         said = f"{self._teacher.base_url} answers {status}: {_shown(body)}"
         if status in _TRY_AGAIN or status >= 500:
-            raise TryAgain(said, maybe_billed=False, wait_s=_retry_after(headers))
+            is_unknown = status in _WAITED_IN_VAIN
+            raise TryAgain(said, maybe_billed=is_unknown, wait_s=_retry_after(headers))
         if status in _UNWANTED:
             raise Unwanted(said)
         raise WorkerError("teacher_api", said, _remedy(status, self._teacher))

@@ -66,6 +66,7 @@ class Purse:
         self._next += 1
         self._open[reservation.request] = reservation
         self._context.say(ApiReserved, **asdict(reservation))
+        self._context.log.sync()  # a power cut may not lose what is asked for in a moment
         return reservation
 
     def settle(self, reservation: Reservation, input_tokens: int, output_tokens: int) -> None:

@@ -378,6 +378,19 @@ def test_a_busy_endpoint_is_asked_again_later_and_later_and_costs_nothing(
     assert len(server.asked) == 6
 
 
+@pytest.mark.parametrize("status", [502, 504, 524])
+def test_a_request_that_a_proxy_gave_up_may_have_been_billed_and_counts_at_its_worst(
+    server: Server, api_recipe: Callable[..., Recipe], paid: MakeContext, status: int
+) -> None:
+    late = (status, {}, b"too late")
+    server.behave = lambda _r, number: late if number == 0 else (200, {}, completion())
+    context = paid(api_recipe(rows=1))
+
+    ask(context)
+
+    assert spent(context) == worst(context) + 11 * 3 + 5 * 15
+
+
 @pytest.mark.parametrize(
     ("named", "shortest", "longest"),
     [("90", 90, 91), ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0), ("soon", 0.5, 1.1), ("-3", 0, 0)],

@@ -40,8 +40,8 @@ def train(context: Context, team: Team = ALONE) -> None:
     Of several processes each trains on its share of every batch; the first one reads and writes.
 
     Raises:
-        StageStopped: a limit came near, or a person asked. A checkpoint is saved, and, unless a
-            person asked, the student as it is by then.
+        StageStopped: a limit came near, and the student is saved as it is by then, and a checkpoint
+            where there is time for one; or a person asked, and a checkpoint is saved.
         WorkerError: data, model or numbers that no training comes out of.
     """
     training = context.recipe.training
@@ -66,12 +66,13 @@ def train(context: Context, team: Team = ALONE) -> None:
     meter = Meter(context, learner, steps)
 
     while learner.steps < steps:
-        due = context.stop.due(keeper.reserve_s + meter.step_s)
+        due = context.stop.due(keeper.reserve_s(meter.step_s))
         if reason := REASONS[team.agree(REASONS.index(due))]:
             context.say(Stopping, reason=reason)
-            keeper.save_checkpoint()
-            if reason != "interrupt" and learner.steps > 0:
-                keeper.save_student()
+            if reason == "interrupt":
+                keeper.save_checkpoint()
+            else:
+                keeper.save_at_limit()
             raise StageStopped(reason)
         batch = [samples[number] for number in batches.at(learner.steps)]
         result = learner.step(batch, rate := learning_rate(training, learner.steps, steps))

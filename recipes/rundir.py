@@ -73,6 +73,13 @@ class Limits(Part):
     """How long the evaluation is thought to take [s]: set aside when training ends early. Unknown
     where left out."""
 
+    save_s: float | None = Field(default=None, ge=0)
+    """How long writing a checkpoint is thought to take [s], until one was written. Unknown where
+    left out."""
+
+    upload_s: float | None = Field(default=None, ge=0)
+    """How long sending the student to `store` is thought to take [s]. Unknown where left out."""
+
     only: Literal["generate"] | None = None
     """The one stage to do: answers of a teacher behind an API are asked for at home, so that its
     key never lies on a rented machine. All stages where left out."""

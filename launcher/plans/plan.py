@@ -93,6 +93,10 @@ class Plan(Part):
     """Of all prompts together, each once; `None` where no teacher is asked."""
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
+    save_s: float | None = Field(default=None, ge=0)
+    """Likely seconds to write one of them to the disk; `None` is unknown."""
+    upload_s: float | None = Field(default=None, ge=0)
+    """Likely seconds to send the student to the run store; `None` is unknown."""
     alternatives: tuple[Alternative, ...] = ()
     """What can be rented, should a machine not be to be had or be taken away: the plan's own offer,
     then the next best ones. Empty on a machine of one's own."""
@@ -168,6 +172,7 @@ def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str)
         units={stage: speed.units for stage, speed in trial.stages.items()},
         prompt_bytes=trial.prompt_bytes,
         checkpoint_s=checkpoint_interval_s(trial.checkpoint_s),
+        save_s=trial.checkpoint_s,
     )
 
 

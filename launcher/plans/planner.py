@@ -23,7 +23,13 @@ from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
 from launcher.plans.plan import Alternative, CostLine, Plan, Quantiles, over, work_key
-from launcher.plans.run_hours import SPOT_HOURS_BETWEEN, RunHours, hours_of
+from launcher.plans.run_hours import (
+    SPOT_HOURS_BETWEEN,
+    RunHours,
+    checkpoint_seconds,
+    hours_of,
+    upload_seconds,
+)
 from launcher.plans.teacher_price import with_teacher_api
 from launcher.plans.work_of import Facts, Work, work_of
 from recipes.errors import RefusedError
@@ -330,6 +336,8 @@ def _plan(
             "units": {stage: count for stage, count in units.items() if count},
             "prompt_bytes": work.prompt_bytes,
             "checkpoint_s": round(run.interval_s, 1),
+            "save_s": round(checkpoint_seconds(work).p50, 1),
+            "upload_s": round(upload_seconds(work).p50, 1),
         }
     )
 

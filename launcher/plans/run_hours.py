@@ -98,8 +98,7 @@ def hours_of(
     All kinds must be such that the work can be done there (`why_not`).
     """
     boot, hand_over = boot_hours(work.download_bytes), _hand_over_hours(work)
-    write = transfer_seconds(checkpoint_bytes(work.student.params, "full"), DISK_BYTES_PER_S)
-    checkpoint = write.times(1 / 3600)
+    checkpoint = checkpoint_seconds(work).times(1 / 3600)
 
     @cache
     def generate(gpu: Gpu) -> Quantiles | None:
@@ -143,6 +142,16 @@ def boot_hours(download_bytes: float) -> Quantiles:
         "load": load,
     }
     return add_up(together(parts).values()).times(1 / 3600)
+
+
+def checkpoint_seconds(work: Work) -> Quantiles:
+    """Writing a checkpoint to the disk [s]."""
+    return transfer_seconds(checkpoint_bytes(work.student.params, "full"), DISK_BYTES_PER_S)
+
+
+def upload_seconds(work: Work) -> Quantiles:
+    """Sending the student to the run store [s]."""
+    return transfer_seconds(weight_bytes(work.student.params), UPLOAD_BYTES_PER_S)
 
 
 def train_hours(
@@ -200,10 +209,9 @@ def _answer_hours(answers: Answers, gpu: Gpu) -> Quantiles:
 
 def _hand_over_hours(work: Work) -> Quantiles:
     """Writing the student, and its upload, which the machine waits for [h]."""
-    size = weight_bytes(work.student.params)
     parts = {
-        "write": transfer_seconds(size, DISK_BYTES_PER_S),
-        "upload": transfer_seconds(size, UPLOAD_BYTES_PER_S),
+        "write": transfer_seconds(weight_bytes(work.student.params), DISK_BYTES_PER_S),
+        "upload": upload_seconds(work),
     }
     return add_up(together(parts).values()).times(1 / 3600)
 

@@ -148,6 +148,8 @@ def _record_attempt(
             api_usd_per_million_output_tokens=plan.unit_price("teacher_api output"),
             checkpoint_every_s=plan.checkpoint_s,
             evaluation_s=_evaluation_s(plan),
+            save_s=plan.save_s,
+            upload_s=plan.upload_s,
             only="generate" if offer is HOME else None,
             allow_remote_code=allow_remote_code,
             store=books.notes.get(STORE),

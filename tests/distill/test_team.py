@@ -103,6 +103,7 @@ def train_alone(run: RunDir, stop: Stop | None = None) -> None:
 
 class StopAt(Stop):
     def __init__(self, step: int) -> None:
+        super().__init__(UNLIMITED)
         self._left = step
 
     def due(self, reserve_s: float = 0.0) -> Reason | None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.context import Context, Reason, StageStopped, Stop, WorkerError
+from distill.keeper import CARE
 from distill.learner import Learner, StepResult
 from distill.models import load_model, load_tokenizer, new_student
 from distill.student import save_student
@@ -22,6 +24,7 @@ from recipes.recipe import NewStudent, Recipe, Training
 from recipes.rundir import (
     CheckpointLoaded,
     CheckpointSaved,
+    Limits,
     Progress,
     Stopping,
     TrainStep,
@@ -31,6 +34,8 @@ from recipes.rundir import (
 
 MakeRecipe = Callable[..., Recipe]
 MakeContext = Callable[..., Context]
+
+UNLIMITED = Limits(attempt=1, started_at=0, usd_per_hour=Decimal(0), machine_usd=Decimal(0))
 
 BATCH = [
     Sample([1, 2, 3, 4, 5], prompt_tokens=2),
@@ -44,6 +49,7 @@ class StopAt(Stop):
     """Says why to stop when it is asked for the n-th time, that is, before step n (from 0)."""
 
     def __init__(self, step: int, reason: Reason) -> None:
+        super().__init__(UNLIMITED)
         self._left = step
         self._reason = reason
         self.reserves: list[float] = []
@@ -377,20 +383,35 @@ def test_a_limit_before_the_first_step_leaves_no_student(
     assert not context.run.checkpoints.exists()
 
 
-def test_time_is_kept_for_saving_and_for_the_evaluation_that_the_limits_name(
+def test_time_is_kept_for_the_student_and_for_the_evaluation_that_the_limits_name(
     make_recipe: MakeRecipe, make_context: MakeContext
 ) -> None:
     stop = StopAt(4, "budget")
     recipe = make_recipe(training=training(checkpoint_every_steps=2))
-    context = make_context(recipe, stop=stop, evaluation_s=100.0)
+    context = make_context(recipe, stop=stop, evaluation_s=100.0, save_s=60.0)
     with pytest.raises(StageStopped):
         train(context)
 
-    (first, *_, last) = stop.reserves
-    # Unmeasured at first: twice half a second and what the weights take; then as it was measured.
-    assert first == pytest.approx(101, abs=0.1)
-    saved = events(context, CheckpointSaved)[-1]
-    assert 100 + 2 * saved.seconds < last < 102
+    # A student of float32 is a third of a checkpoint. Once one was written, its own time counts.
+    first, *_, last = stop.reserves
+    assert first == pytest.approx(100 + CARE * (0.5 + 20))
+    assert 100 + CARE * 0.5 < last < 110
+
+
+def test_a_limit_that_leaves_no_time_for_a_checkpoint_leaves_the_student_alone(
+    make_recipe: MakeRecipe, make_context: MakeContext
+) -> None:
+    class NoTimeLeft(StopAt):
+        def seconds_left(self) -> float:
+            return 50.0
+
+    recipe, stop = make_recipe(training=training()), NoTimeLeft(3, "budget")
+    context = make_context(recipe, stop=stop, save_s=51.0)
+    with pytest.raises(StageStopped):
+        train(context)
+
+    assert read_trained(context.run.student) == Trained(steps=3, of_steps=6)
+    assert not context.run.checkpoints.exists()
 
 
 def test_checkpoints_come_by_time_where_the_recipe_gives_no_steps(

@@ -1,12 +1,13 @@
 """What of a run's folder goes to its store as files, and what of it has gone already.
 
 A checkpoint may be dropped, and a student replaced, before the last byte of it is sent. So each is
-first linked into `.outbox`, where it stays; that takes no time, and room only as long as the
+first linked into an `.outbox-…`, where it stays; that takes no time, and room only as long as the
 sending does.
 """
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ Copy = Callable[[str, str], object]
 
 
 class Outbox:
-    """Sends what is new, piece by piece. For one thread."""
+    """Sends what is new, piece by piece: checkpoints in one thread, everything else in another.
+
+    A checkpoint takes long, and a student must not wait for it.
+    """
 
     def __init__(
         self,
@@ -45,12 +49,12 @@ class Outbox:
         self._run = run
         self._before_sending = before_sending
         self._on_checkpoint = on_checkpoint
-        self._folder = run.path / ".outbox"
         self._sent: dict[str, Look] = {}
         self._answers_sent_at = time.monotonic()
+        self._student_goes = threading.Lock()
 
     def send(self, *, everything: bool) -> None:
-        """Send what is whole and not stored yet, `done.json` aside.
+        """Send what is whole and not stored yet, checkpoints and `done.json` aside.
 
         Args:
             everything: the answers too, of an evaluation that goes on.
@@ -58,16 +62,22 @@ class Outbox:
         run = self._run
         for path in (run.recipe, run.plan, run.limits):
             self._send_file(path)
-        whole = whole_here(run.checkpoints)
-        newest = whole[max(whole)] if whole else None
-        self._send_folder("checkpoint", newest, self._push_checkpoint, _link)
-        self._send_folder("student", run.student, self._put_tree, _link)
+        with self._student_goes:
+            self._send_folder("student", run.student, self._put_tree, _link)
         due = time.monotonic() - self._answers_sent_at >= ANSWERS_EVERY_S
         if everything or due or run.scores.exists():
             # Copied, since they grow in place, and what is linked would grow with them.
             self._send_folder("answers", run.answers, self._put_tree, shutil.copy2)
             self._answers_sent_at = time.monotonic()
         self._send_file(run.scores)
+
+    def send_checkpoint(self) -> None:
+        """Send the newest checkpoint, behind a student that is on its way."""
+        whole = whole_here(self._run.checkpoints)
+        newest = whole[max(whole)] if whole else None
+        with self._student_goes:
+            pass
+        self._send_folder("checkpoint", newest, self._push_checkpoint, _link)
 
     def send_done(self) -> None:
         """Send `done.json`, if there is one; everything else has to be stored by now."""
@@ -106,7 +116,7 @@ class Outbox:
             return
         if not is_stored:
             self._before_sending()
-            with _kept(folder, look, self._folder, copy) as kept:
+            with _kept(folder, look, self._run.path / f".outbox-{slot}", copy) as kept:
                 if kept is None:
                     return
                 send(kept)

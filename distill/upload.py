@@ -1,11 +1,13 @@
 """The worker's side of the run store: what is worth keeping leaves this machine while it works.
 
-Two threads, so that a checkpoint of many gigabytes does not hold up the signs of life: one sends
-the lines of `events.jsonl` and `traces.jsonl`, the other everything else. Neither ever raises into
-the training: what fails becomes a `warned` event and is tried again. `done.json` goes when all the
-rest is there.
+Three threads, so that a checkpoint of many gigabytes holds up neither the signs of life nor the
+student: one sends the lines of `events.jsonl` and `traces.jsonl`, one checkpoints, one everything
+else. None of them ever raises into the training: what fails becomes a `warned` event and is tried
+again. `done.json` goes when all the rest is there, but for a checkpoint that takes longer than the
+money lasts.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,15 +128,27 @@ class Uploader:
             LineSender(store, path.stem, path, self._give_way)
             for path in (run.traces, run.events)  # in this order: events tell of traces
         ]
+        self._checkpoint_until = math.inf  # of time.monotonic
+        self._checkpoints = Repeater(
+            "store-checkpoints", self.send_checkpoint, every_s, self._on_end
+        )
         self._threads = (
             Repeater("store-files", self.send_files, every_s, self._on_end),
             Repeater("store-lines", self.send_lines, every_s, self._on_end),
+            self._checkpoints,
         )
 
     def start(self) -> None:
         """Begin to send, in threads of its own."""
         for thread in self._threads:
             thread.start()
+
+    def wait_for_checkpoint(self, within_s: float) -> None:
+        """From now on a checkpoint that is not stored after so many seconds is let go.
+
+        What the run was for is stored by then, and the machine goes when its money ends.
+        """
+        self._checkpoint_until = time.monotonic() + within_s
 
     def flush(self, within_s: float) -> bool:
         """Wait until everything there is by now is stored, `done.json` aside.
@@ -144,7 +158,7 @@ class Uploader:
         """
         until = time.monotonic() + within_s
         asked = [(thread, thread.ask()) for thread in self._threads]
-        return all(thread.wait(ticket, until) for thread, ticket in asked)
+        return all(self._is_done(thread, ticket, until) for thread, ticket in asked)
 
     def close(self, within_s: float) -> bool:
         """The same, and `done.json` after it; then end. The log is left alone from now on."""
@@ -158,7 +172,10 @@ class Uploader:
         for thread in self._threads:
             thread.stop()
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, self._until(thread, until) - time.monotonic()))
+        if stored and self._checkpoint_until < math.inf:
+            with suppress(StoreError):  # then the sweep finds what was let go
+                self._abort("checkpoints")
         return stored
 
     def failure(self) -> StoreError:
@@ -195,14 +212,36 @@ class Uploader:
         if self._is_ending:
             self._outbox.send_done()
 
+    def send_checkpoint(self, _awaited: bool) -> None:
+        """Send the newest checkpoint, now, from this thread.
+
+        Raises:
+            StoreError: the store did not take it; it is taken up by the next call.
+        """
+        self._claim()
+        self._outbox.send_checkpoint()
+
+    def _is_done(self, thread: Repeater, ticket: int, until: float) -> bool:
+        until = self._until(thread, until)
+        return thread.wait(ticket, until) or self._is_let_go(thread)
+
+    def _until(self, thread: Repeater, until: float) -> float:
+        return min(until, self._checkpoint_until) if thread is self._checkpoints else until
+
+    def _is_let_go(self, thread: Repeater) -> bool:
+        return thread is self._checkpoints and time.monotonic() >= self._checkpoint_until
+
     def _claim(self) -> None:
         with self._claiming:
             if not self._has_claimed:
                 claim(self._store, self._attempt)
                 self._give_way()
-                for upload in self._store.unfinished():  # of machines that are gone
-                    self._store.abort(upload)
+                self._abort()  # what machines that are gone have begun
                 self._has_claimed = True
+
+    def _abort(self, folder: str = "") -> None:
+        for upload in self._store.unfinished(folder):
+            self._store.abort(upload)
 
     def _give_way(self) -> None:
         """

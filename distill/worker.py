@@ -298,6 +298,10 @@ class Worker:
 
     def _finish(self, trained: Trained, reason: StopReason | None) -> None:
         status: Literal["done", "stopped"] = "stopped" if reason else "done"
+        # A run that is done needs no checkpoint any more; one that stopped may be given more money.
+        left_s = self._stop.seconds_left() if reason else 0.0
+        if self._uploader is not None and left_s is not None:
+            self._uploader.wait_for_checkpoint(left_s)
         self.end(status)
         done = Done(
             status=status,

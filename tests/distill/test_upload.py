@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -199,10 +200,10 @@ def test_done_is_not_stored_where_something_else_could_not_be(
 def test_a_checkpoint_that_is_stored_is_said(store: Store, run: RunDir, log: EventLog) -> None:
     uploader = Uploader(store, run, log, attempt=1)
     checkpoint(run, 100)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
     checkpoint(run, 200)
-    uploader.send_files(False)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
+    uploader.send_checkpoint(False)
 
     assert [event.step for event in events(run, CheckpointStored)] == [100, 200]
     assert events(run, CheckpointStored)[0].size_bytes == len(b"state of 100") + len(b"100")
@@ -212,7 +213,7 @@ def test_a_checkpoint_without_its_marker_stays(store: Store, run: RunDir, log: E
     write(run.checkpoints / "step-00000100", {"state.pt": b"not whole yet"})
     write(run.checkpoints / ".step-00000200.tmp", {"state.pt": b"", "complete": b""})
 
-    Uploader(store, run, log, attempt=1).send_files(False)
+    Uploader(store, run, log, attempt=1).send_checkpoint(False)
 
     assert store.entries("checkpoints") == []
 
@@ -227,12 +228,12 @@ def test_a_checkpoint_that_is_dropped_while_it_is_sent_arrives_all_the_same(
             shutil.rmtree(dropped)
         return "well"
 
-    Uploader(ShakyStore(folder, drop), run, log, attempt=1).send_files(False)
+    Uploader(ShakyStore(folder, drop), run, log, attempt=1).send_checkpoint(False)
 
     home = pull_checkpoint(folder, tmp_path / "home", pytest.fail)
     assert home is not None
     assert (home / "state.pt").read_bytes() == b"state of 100"
-    assert not (run.path / ".outbox").exists()
+    assert list(run.path.glob(".outbox*")) == []
 
 
 def test_a_checkpoint_dropped_while_it_is_compared_with_what_is_stored_is_no_trouble(
@@ -247,7 +248,7 @@ def test_a_checkpoint_dropped_while_it_is_compared_with_what_is_stored_is_no_tro
     uploader = Uploader(folder, run, log, attempt=1)
     push_checkpoint(folder, checkpoint(run, 100))  # stored already, so the two are compared
     monkeypatch.setattr(outbox, "holds", drop_and_compare)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
 
     assert warnings(run) == []
 
@@ -262,12 +263,12 @@ def test_a_checkpoint_half_dropped_before_it_could_be_linked_is_left_for_the_nex
     monkeypatch.setattr(outbox, "_link", drop_and_link)
     uploader = Uploader(folder, run, log, attempt=1)
     checkpoint(run, 100)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
     assert folder.entries("checkpoints") == []
 
     monkeypatch.undo()
     checkpoint(run, 200)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
     newest = newest_checkpoint(folder)
     assert newest is not None
     assert newest.step == 200
@@ -279,7 +280,7 @@ def test_without_hard_links_files_are_copied(
     monkeypatch.setattr("shutil.copytree", copytree_without_links)
     checkpoint(run, 100)
 
-    Uploader(folder, run, log, attempt=1).send_files(False)
+    Uploader(folder, run, log, attempt=1).send_checkpoint(False)
 
     assert newest_checkpoint(folder) is not None
 
@@ -356,7 +357,7 @@ def test_nothing_is_sent_twice(folder: FolderStore, run: RunDir, log: EventLog) 
     write(run.path, {"recipe.json": b"{}"})
     log.write(progress(1))
     first = Uploader(folder, run, log, attempt=1)
-    for send in (first.send_lines, first.send_files) * 2:
+    for send in (first.send_lines, first.send_files, first.send_checkpoint) * 2:
         send(False)
     sent: list[str] = []
 
@@ -367,7 +368,7 @@ def test_nothing_is_sent_twice(folder: FolderStore, run: RunDir, log: EventLog) 
 
     # Nor by the worker that goes on here, which does not know what has gone before.
     second = Uploader(ShakyStore(folder, seen), run, log, attempt=2)
-    for send in (second.send_lines, second.send_files) * 2:
+    for send in (second.send_lines, second.send_files, second.send_checkpoint) * 2:
         send(False)
 
     assert sent == []
@@ -379,15 +380,15 @@ def test_a_checkpoint_that_is_damaged_in_the_store_is_mended_when_it_is_made_aga
 ) -> None:
     uploader = Uploader(folder, run, log, attempt=1)
     checkpoint(run, 100)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
     (state,) = [entry.key for entry in folder.entries("checkpoints") if "state" in entry.key]
     folder.put_bytes(state, b"state of 1OO")
     second = new_run(tmp_path / "second")
     again = Uploader(folder, second, log, attempt=2)
-    again.send_files(False)
+    again.send_checkpoint(False)
 
     checkpoint(second, 100)
-    again.send_files(False)
+    again.send_checkpoint(False)
 
     assert pull_checkpoint(folder, tmp_path / "home", pytest.fail) is not None
 
@@ -413,7 +414,7 @@ def test_a_failing_store_is_a_warning_and_then_another_that_it_works_again(
     said = warnings(run)
     assert "Try again. The work goes on meanwhile." in said[0]
     assert "the run store takes what it is sent again" in said
-    assert len(said) <= 4, "each thread says it once, however often it tries"
+    assert len(said) <= 6, "each thread says it once, however often it tries"
     home = home_of(folder, tmp_path)
     assert [event.done for event in events(home, Progress)] == [1]
     assert warnings(home) == said
@@ -450,6 +451,88 @@ def test_lines_do_not_wait_for_a_checkpoint_that_hangs(
     assert not uploader.flush(within_s=0.05), "the checkpoint is still under way"
     s3.take_away(stuck)
     assert uploader.close(within_s=SOON)
+
+
+def test_a_student_does_not_wait_for_a_checkpoint_that_hangs(
+    s3: LoopbackS3, run: RunDir, log: EventLog
+) -> None:
+    stuck = s3.add("PUT", "checkpoints", kind="hang")
+    store = S3Store(s3.bucket(), "", s3.client())
+    uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
+    checkpoint(run, 100)
+    uploader.start()
+    assert stuck.met.wait(SOON)
+
+    staged = write(run.path / "staged", {"model.safetensors": b"weights"})
+    staged.rename(run.student)
+
+    wait_until(lambda: read_tree(store, "student") is not None)
+    assert newest_checkpoint(store) is None
+    s3.take_away(stuck)
+    assert uploader.close(within_s=SOON)
+
+
+def test_a_run_whose_checkpoint_is_not_stored_in_time_ends_with_all_the_rest_stored(
+    s3: LoopbackS3, run: RunDir, log: EventLog
+) -> None:
+    stuck = s3.add("PUT", "step-00000100", kind="hang")
+    store = S3Store(s3.bucket(), "", s3.client())
+    uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
+    checkpoint(run, 100)
+    uploader.start()
+    assert stuck.met.wait(SOON)
+    write(run.student, {"model.safetensors": b"weights"})
+    write(run.path, {"scores.json": b"{}", "done.json": b"{}"})
+
+    uploader.wait_for_checkpoint(0.1)
+    assert uploader.close(within_s=SOON)
+
+    assert store.exists("done.json")
+    assert read_tree(store, "student") is not None
+    assert newest_checkpoint(store) is None
+    s3.take_away(stuck)
+
+
+def test_what_was_sent_of_a_checkpoint_that_is_let_go_is_not_left_to_be_paid_for(
+    s3: LoopbackS3, run: RunDir, log: EventLog
+) -> None:
+    store = S3Store(s3.bucket(), "", s3.client())
+    stuck = s3.add("PUT", "partNumber=2", kind="hang")
+    uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
+    write(run.checkpoints / "step-00000100", {"state.pt": b"stillhouse" * 2**21, "complete": b""})
+    uploader.start()
+    assert stuck.met.wait(SOON)
+    assert store.unfinished() != []
+
+    uploader.wait_for_checkpoint(0.0)
+    assert uploader.close(within_s=SOON)
+
+    assert store.unfinished() == []
+    s3.take_away(stuck)
+
+
+def test_a_checkpoint_lets_a_student_go_first_that_is_on_its_way(
+    folder: FolderStore, run: RunDir, log: EventLog
+) -> None:
+    sent: list[str] = []
+
+    def seen(operation: str, key: str) -> Fate:
+        if operation == "put_file":
+            if not sent:
+                behind.start()
+                behind.join(0.2)  # long enough for it to pass, were there no queue
+            sent.append(key.split("/")[0])
+        return "well"
+
+    uploader = Uploader(ShakyStore(folder, seen), run, log, attempt=1)
+    behind = threading.Thread(target=uploader.send_checkpoint, args=(False,))
+    write(run.student, {"model.safetensors": b"weights", "config.json": b"{}"})
+    checkpoint(run, 100)
+
+    uploader.send_files(False)
+    behind.join(SOON)
+
+    assert sent == ["student", "student", "checkpoints", "checkpoints"]
 
 
 def test_closing_does_not_wait_longer_than_it_is_told(
@@ -503,7 +586,8 @@ def test_a_machine_given_up_for_lost_stops_sending_when_it_finds_another_at_work
 
     log.write(progress(3))
     checkpoint(run, 100)
-    for send in (old.send_lines, old.send_files):
+    write(run.path, {"recipe.json": b"{}"})
+    for send in (old.send_lines, old.send_files, old.send_checkpoint):
         with pytest.raises(OvertakenError, match="attempt 2 of this run has begun"):
             send(False)
     second_log.write(progress(4, attempt=2))
@@ -604,7 +688,7 @@ def test_what_is_passed_over_on_the_way_back_is_there_to_be_written_down(
 ) -> None:
     uploader = Uploader(folder, run, log, attempt=1)
     checkpoint(run, 100)
-    uploader.send_files(False)
+    uploader.send_checkpoint(False)
     (state,) = [entry.key for entry in folder.entries("checkpoints") if "state" in entry.key]
     folder.put_bytes(state, b"state of 1OO")
 
@@ -783,6 +867,7 @@ class World:
     def send_files(self) -> None:
         step = self.step
         self.uploader.send_files(False)
+        self.uploader.send_checkpoint(False)
         self.durable_step = max(self.durable_step, step)
 
     def look(self) -> None:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from distill.context import Context, Reason, StageStopped, Stop
 from distill.pulse import Pulse
 from distill.team import ALONE
 from distill.trained import Trained, read_trained
+from distill.upload import CLOSING_S, Uploader
 from distill.worker import LOCK_VARIABLE, Worker, run
 from recipes.recipe import NewStudent, Recipe
 from recipes.rundir import (
@@ -379,6 +380,40 @@ def test_money_for_a_part_of_the_training_buys_a_scored_student_before_it_ends(
     assert next(read) <= limits["started_at"] + seconds
     score = read_model(folder.scores, Scores).scores["sums"]
     assert score.n == score.of == 6
+
+
+class Sender(Uploader):
+    """Sends nothing, and remembers how long its worker would wait."""
+
+    def __init__(self) -> None:
+        self.waited_for: list[tuple[str, float]] = []
+
+    def wait_for_checkpoint(self, within_s: float) -> None:
+        self.waited_for.append(("checkpoint", within_s))
+
+    def flush(self, within_s: float) -> bool:
+        self.waited_for.append(("everything", within_s))
+        return True
+
+
+@pytest.mark.parametrize(
+    ("steps_until_stop", "waited_s"), [(2, 70.0), (1000, 0.0)], ids=["stopped", "done"]
+)
+def test_a_checkpoint_is_waited_for_as_long_as_the_money_lasts_and_never_when_all_is_done(
+    make_run: MakeRun, steps_until_stop: int, waited_s: float
+) -> None:
+    folder, sender = make_run(evaluation=[]), Sender()
+
+    class StopThen(StopAt):
+        def seconds_left(self) -> float:
+            return 70.0
+
+    stop = StopThen(folder, "train", steps_until_stop, "budget")
+    limits, log = read_model(folder.limits, Limits), Pulse(folder.events, 1)
+    with closing(log):
+        Worker(folder, folder.read_recipe(), limits, log, stop, ALONE, sender).work()
+
+    assert sender.waited_for == [("checkpoint", waited_s), ("everything", CLOSING_S)]
 
 
 @pytest.mark.parametrize("stage", ["generate", "train", "evaluate"])

@@ -6,6 +6,7 @@ and results go through `distill.upload` into the run store, limits are kept by
 steps is that of distill/worker.py and sky/*.sh.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,6 +125,8 @@ class Node:
         self._log: EventLog | None = None
         self._has_news = True
         """Whether there may be files that the store lacks."""
+        self._checkpoint_until = math.inf
+        """How long a checkpoint is waited for at the end [s of the clock]."""
 
     # ---- the machine
 
@@ -211,9 +214,8 @@ class Node:
             self._say(CheckpointLoaded, step=step)
         reason: Reason | None = None
         saved_at, saved = self.clock(), step
-        reserve_s = 2 * self._work.save_s + (self.limits.evaluation_s or 0.0) + self._work.step_s
         while step < self._work.steps:
-            if reason := stop.due(reserve_s):
+            if reason := stop.due(self._reserve_s(step)):
                 self._say(Stopping, reason=reason)
                 break
             yield self._work.step_s
@@ -224,25 +226,46 @@ class Node:
                 yield from self._save(step)
                 saved_at, saved = self.clock(), step
             self._send(up)
-        if reason and step > saved:
-            yield from self._save(step)
         if reason == "interrupt":
+            if step > saved:
+                yield from self._save(step)
             yield from self._flush(up)
             self._say(WorkerEnded, status="interrupted")
             yield from self._flush(up)
             return
-        yield from self._finish_work(up, step, reason)
+        yield from self._finish_work(up, step, reason, has_news=step > saved)
 
-    def _finish_work(self, up: Uploader, step: int, reason: StopReason | None) -> Iterator[float]:
-        """Student, scores, the last word, and `done.json` behind everything."""
+    def _reserve_s(self, step: int) -> float:
+        """For one more step, the student and its scores, and a checkpoint if not all steps fit."""
+        left_s = self._stop.seconds_left()
+        student_s = 2 * self._work.save_s + (self.limits.evaluation_s or 0.0)
+        steps_s = (self._work.steps - step) * self._work.step_s
+        fits = left_s is None or steps_s + student_s < left_s
+        return self._work.step_s + student_s + (0.0 if fits else self._work.save_s)
+
+    def _finish_work(
+        self, up: Uploader, step: int, reason: StopReason | None, *, has_news: bool
+    ) -> Iterator[float]:
+        """Student, scores, the last word, and `done.json` behind everything.
+
+        Args:
+            has_news: the last checkpoint is of an earlier step.
+        """
         yield self._work.save_s
         self._write_folder(self._run.student, f"student of step {step}")
+        self._send(up)
+        left_s = self._stop.seconds_left()
+        takes_s = self._work.save_s + (self.limits.evaluation_s or 0.0)
+        if reason and has_news and (left_s is None or takes_s <= left_s):
+            yield from self._save(step)
         self._say(StageDone, stage="train")
         self._say(StageStarted, stage="evaluate")
         yield self._work.evaluation_s
         write_model(self._run.scores, Scores(scores={}))
         self._has_news = True
         self._say(StageDone, stage="evaluate")
+        left_s = self._stop.seconds_left() if reason else 0.0
+        self._checkpoint_until = math.inf if left_s is None else self.clock() + left_s
         yield from self._flush(up)
         self._say(WorkerEnded, status="stopped" if reason else "done")
         done = Done(
@@ -280,12 +303,25 @@ class Node:
         try:
             if self._has_news:
                 up.send_files(True)
-                self._on_stored(max(whole_here(self._run.checkpoints), default=0))
+                self._send_checkpoint(up)
                 self._has_news = False
             up.send_lines(True)
         except StoreError:
             return False
         return True
+
+    def _send_checkpoint(self, up: Uploader) -> None:
+        """
+        Raises:
+            StoreError: it was not stored, and is still waited for.
+        """
+        try:
+            up.send_checkpoint(True)
+        except StoreError:
+            if self.clock() < self._checkpoint_until:
+                raise
+        else:
+            self._on_stored(max(whole_here(self._run.checkpoints), default=0))
 
     def _flush(self, up: Uploader) -> Iterator[float]:
         """Wait until everything is stored, or for as long as a worker does.

@@ -283,14 +283,14 @@ class Worker:
             self._say(StageStarted, stage=stage)
             if stage == "train":  # scores of a student that learns on are not its own any more
                 self._run.scores.unlink(missing_ok=True)
+            # Here and not behind a stage: one that was stopped is held by its exception until now.
+            free_memory()
             try:
                 work(context)
             except StageStopped as stopped:
                 if stage != "train":  # which says so itself, before it begins to save
                     self._say(Stopping, reason=stopped.reason)
                 raise
-            finally:
-                free_memory()
         # A kill may have come between the work and this line: then it is written now.
         if not is_done or stage not in self._noted:
             self._say(StageDone, stage=stage)

@@ -1,11 +1,13 @@
 """A worker does each stage once, ends at limits with everything saved, and says what went wrong."""
 
 import fcntl
+import gc
 import json
 import os
 import resource
 import signal
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,8 +20,8 @@ import pytest
 
 from distill.context import Context, Reason, StageStopped, Stop
 from distill.pulse import Pulse
-from distill.team import ALONE
-from distill.trained import Trained, read_trained
+from distill.team import ALONE, Team
+from distill.trained import NOTE, Trained, read_trained
 from distill.upload import CLOSING_S, Uploader
 from distill.worker import LOCK_VARIABLE, Worker, run
 from recipes.recipe import NewStudent, Recipe
@@ -380,6 +382,45 @@ def test_money_for_a_part_of_the_training_buys_a_scored_student_before_it_ends(
     assert next(read) <= limits["started_at"] + seconds
     score = read_model(folder.scores, Scores).scores["sums"]
     assert score.n == score.of == 6
+
+
+class Ring:
+    """Goes when somebody collects garbage and not before, as a model split among processes does."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def no_collecting() -> Iterator[None]:
+    """Garbage is collected when somebody asks for it, and never by chance."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collecting")
+@pytest.mark.parametrize("reason", [None, "budget"])
+def test_what_a_training_held_is_gone_before_the_student_answers(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, reason: Reason | None
+) -> None:
+    held: list[weakref.ref[Ring]] = []
+    gone: list[bool] = []
+
+    def train(context: Context, team: Team) -> None:
+        model = Ring()
+        held.append(weakref.ref(model))
+        context.run.student.mkdir()
+        write_model(context.run.student / NOTE, Trained(steps=2, of_steps=4))
+        if reason:
+            raise StageStopped(reason)
+
+    monkeypatch.setattr("distill.train.train", train)
+    monkeypatch.setattr("distill.evaluate.evaluate", lambda _: gone.append(held[0]() is None))
+
+    work(make_run())
+
+    assert gone == [True]
 
 
 class Sender(Uploader):

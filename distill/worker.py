@@ -231,7 +231,7 @@ class Worker:
         trained = read_trained(run.student)
         try:
             if trained and self._recipe.evaluation:
-                self._do(context, "evaluate", evaluate, is_done=_is_evaluated(run))
+                self._do(context, "evaluate", evaluate, is_done=_is_evaluated(run, self._recipe))
         except StageStopped as stopped:
             reason = reason or _limit(stopped)
         self._finish(trained or _nothing_trained(context), reason)
@@ -328,11 +328,13 @@ def _is_trained(run: RunDir) -> bool:
     return trained is not None and trained.is_whole
 
 
-def _is_evaluated(run: RunDir) -> bool:
+def _is_evaluated(run: RunDir, recipe: Recipe) -> bool:
+    """Whether every task has its score; one that nobody came to when time ran out has none."""
     if not run.scores.exists():
         return False
-    scores = read_model(run.scores, Scores).scores.values()
-    return all(score.n == score.of for score in scores)
+    scores = read_model(run.scores, Scores).scores
+    found = [scores.get(task.task) for task in recipe.evaluation]
+    return all(score is not None and score.n == score.of for score in found)
 
 
 def _nothing_trained(context: Context) -> Trained:

@@ -303,6 +303,25 @@ def test_scores_of_a_half_trained_student_are_not_those_of_the_whole_one(
     assert read_model(folder.scores, Scores).scores["sums"].value < 1
 
 
+@pytest.mark.parametrize("scored", [(), ("sums",)], ids=["no task", "one task of two"])
+def test_a_worker_killed_after_it_scored_what_there_was_time_for_is_followed_by_one_that_scores_all(
+    make_run: MakeRun, scored: tuple[str, ...]
+) -> None:
+    folder = make_run(evaluation=[TASK, TASK | {"task": "more-sums"}])
+    assert run(folder.path) == 0
+    whole = read_model(folder.scores, Scores)
+    of_some = {name: score for name, score in whole.scores.items() if name in scored}
+    write_model(folder.scores, Scores(scores=of_some))
+    for task in whole.scores.keys() - of_some.keys():
+        (folder.answers / f"{task}.jsonl").unlink()
+    folder.done.unlink()
+
+    work(folder, attempt=2)
+
+    assert read_model(folder.scores, Scores) == whole
+    assert read_model(folder.done, Done).status == "done"
+
+
 def test_money_that_ends_before_the_first_step_leaves_the_teachers_text_and_no_student(
     make_run: MakeRun, teacher: Path
 ) -> None:

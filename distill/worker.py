@@ -8,16 +8,17 @@ it was left.
 import fcntl
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from distill.batching import planned_steps
-from distill.context import Context, StageStopped, Stop
+from distill.context import Context, StageStopped, Stop, WorkerError
 from distill.disk import disk_full, is_disk_full
 from distill.failures import as_worker_error
 from distill.pulse import Mute, Pulse
@@ -60,13 +61,12 @@ def run(folder: Path) -> int:
     """
     run, team = RunDir(folder.absolute()), join()
     if team.rank > 0:
-        _follow(run, team)
-        code = 0
+        return _follow(run, team)
+    code = _lead(run, team)
+    if team.lost:
+        team.give_up()
     else:
-        code = _lead(run, team)
-        if not team.lost:
-            team.share(_nothing)
-    if not team.lost:
+        team.share(_nothing)
         team.leave()
     return code
 
@@ -85,14 +85,27 @@ def _lead(run: RunDir, team: Team) -> int:
         return StillhouseError.exit_code
 
 
-def _follow(run: RunDir, team: Team) -> None:
+def _follow(run: RunDir, team: Team) -> int:
     """Train whenever the first process does, until it says that there is no more to do."""
     given = team.share(_nothing)
-    if given is None:
-        return
-    recipe, limits = given
-    stop = Stop(limits)
-    stop.listen()
+    if given is not None:
+        recipe, limits = given
+        stop = Stop(limits)
+        stop.listen()
+        try:
+            _train_along(run, team, recipe, limits, stop)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the first process has to say it
+            if not team.has_given_up():
+                print(redacted(traceback.format_exc()), file=sys.stderr)  # noqa: T201 - worker.log
+                failure = as_worker_error(error, "train", recipe)
+                print(f"Error: {failure}", file=sys.stderr)  # noqa: T201
+                team.tell(failure, lambda: stop.interrupted)
+            return StillhouseError.exit_code
+    team.leave()
+    return 0
+
+
+def _train_along(run: RunDir, team: Team, recipe: Recipe, limits: Limits, stop: Stop) -> None:
     device = _start_torch(recipe)
     context = Context(
         run, recipe, limits, Mute(limits.attempt), stop, device, team.rank, team.world
@@ -163,6 +176,7 @@ def _attempt(run: RunDir, team: Team) -> int:
         for warning in passed_over:
             log.write(warning)
         worker = Worker(run, recipe, limits, log, stop, team, uploader)
+        team.listen(lambda failure: _end_for(failure, worker, team, uploader))
         try:
             worker.work()
         except StageStopped:
@@ -173,6 +187,17 @@ def _attempt(run: RunDir, team: Team) -> int:
             worker.fail(error)
             return StillhouseError.exit_code
     return 0
+
+
+def _end_for(
+    failure: WorkerError, worker: "Worker", team: Team, uploader: Uploader | None
+) -> NoReturn:
+    """Say what went wrong in another process and end this one, wherever it waits for that one."""
+    worker.fail(failure)
+    if uploader is not None:
+        uploader.close(CLOSING_S)
+    team.give_up()
+    os._exit(StillhouseError.exit_code)
 
 
 class Worker:
@@ -196,6 +221,8 @@ class Worker:
         self._stop = stop
         self._team = team
         self._stage: Stage | None = None
+        self._failing = threading.Lock()
+        self._has_failed = False
         self._noted = {
             event.stage for event, _ in read_events(run.events) if isinstance(event, StageDone)
         }
@@ -244,13 +271,20 @@ class Worker:
         self._log.sync()
 
     def fail(self, error: Exception) -> None:
-        """Say what went wrong; on a full disk only stderr may be left to say it to."""
-        failure = as_worker_error(error, self._stage, self._recipe)
-        print(f"Error: {failure}", file=sys.stderr)  # noqa: T201 - worker.log
-        self._team.lost = self._stage == "train"
-        with suppress(OSError):
-            self._say(Failed, code=failure.code, message=failure.message, remedy=failure.remedy)
-            self.end("failed")
+        """Say what went wrong; on a full disk only stderr may be left to say it to.
+
+        Of several faults at once, here and in another process, the first is said.
+        """
+        with self._failing:
+            if self._has_failed:
+                return
+            self._has_failed = True
+            failure = as_worker_error(error, self._stage, self._recipe)
+            print(f"Error: {failure}", file=sys.stderr)  # noqa: T201 - worker.log
+            self._team.lost = self._stage == "train"
+            with suppress(OSError):
+                self._say(Failed, code=failure.code, message=failure.message, remedy=failure.remedy)
+                self.end("failed")
 
     def _start(self) -> Context:
         device = _start_torch(self._recipe)

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from recipes.recipe import Recipe
 from recipes.rundir import (
     CheckpointLoaded,
     Done,
+    Failed,
     Limits,
     RunDir,
     Scores,
@@ -34,6 +36,8 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
+from recipes.store import FolderStore
+from recipes.stored_run import EventMirror
 
 STEPS = 24
 UNLIMITED = Limits(attempt=1, started_at=0, usd_per_hour=Decimal(0), machine_usd=Decimal(0))
@@ -79,17 +83,20 @@ def make_run(folder: Path, steps: int = STEPS, student: dict[str, Any] = NEW) ->
     return run
 
 
-def torchrun(run: RunDir) -> subprocess.Popen[bytes]:
-    """Two processes on CPUs."""
+def torchrun(
+    run: RunDir, *program: str | Path, environ: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Two processes on CPUs: of the worker, or of another program."""
     with run.log.open("ab") as log:
         return subprocess.Popen(
             [
                 sys.executable,
                 *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-                *("-m", "distill", str(run.path)),
+                *(program or ("-m", "distill")),
+                str(run.path),
             ],
             cwd=Path(__file__).parents[2],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environ),
             stdout=log,
             stderr=log,
         )
@@ -210,3 +217,58 @@ def test_when_the_first_process_refuses_the_others_end_with_it(tmp_path: Path) -
     # Not after the half minute that torchrun leaves processes which do not end by themselves.
     assert time.monotonic() - began < 120
     assert not run.events.exists()
+
+
+BROKEN_WORKER = """
+import os, sys
+from pathlib import Path
+import torch
+from distill import learner, train, worker
+
+def breaks(work):
+    def broken(*given):
+        if os.environ["RANK"] == os.environ["BREAKS"] and getattr(given[0], "steps", 2) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return work(*given)
+    return broken
+
+if os.environ["WHERE"] == "a step":
+    learner.Learner.step = breaks(learner.Learner.step)
+else:
+    train.open_student = breaks(train.open_student)
+sys.exit(worker.run(Path(sys.argv[1])))
+"""
+"""A worker of which one process has no memory left."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rank", "where"), [("1", "a step"), ("1", "opening the student"), ("0", "a step")]
+)
+def test_memory_that_runs_out_in_any_process_is_said_with_what_to_do(
+    tmp_path: Path, rank: str, where: str
+) -> None:
+    run, program = make_run(tmp_path / "run"), tmp_path / "broken_worker.py"
+    program.write_text(BROKEN_WORKER)
+    store, home = FolderStore(tmp_path / "store"), RunDir(tmp_path / "home")
+    home.path.mkdir()
+    write_model(run.limits, UNLIMITED.model_copy(update={"store": store.url}))
+    environ = {"BREAKS": rank, "WHERE": where, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    both = torchrun(run, program, environ=environ)
+
+    assert both.wait(timeout=300) != 0
+    (failed,) = events(run, Failed)
+    assert failed.code == "out_of_memory"
+    assert failed.message.startswith(
+        "in process 2 of 2 memory ran out" if rank == "1" else "memory"
+    )
+    assert failed.remedy == "Lower training.micro_batch_size (is 2): the result stays the same."
+    assert [event.status for event in events(run, WorkerEnded)] == ["failed"]
+    assert not run.done.exists()
+    EventMirror(store, home).fetch()
+    assert home.events.read_bytes() == run.events.read_bytes()
+    log = run.log.read_text()
+    assert "Error: " in log
+    assert "a fault of the worker's" not in log, "what breaks after it is no fault of its own"
+    assert "exitcode  : 4" in log

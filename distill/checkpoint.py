@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, cast
 import torch
 from pydantic import Field
 
+from distill.context import WorkerError
 from distill.disk import sync_tree, writing
 from recipes.errors import InvalidInputError
 from recipes.recipe import Part
@@ -72,13 +73,16 @@ def newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The state of the newest whole checkpoint; `None` without one.
 
     Tensors are on the CPU. `warn` is told of each newer one that was passed over.
+
+    Raises:
+        WorkerError: a whole one does not go into memory. To begin before it would be to lose it.
     """
     for path in _newest_first(folder):
         try:
-            return _read(path)
-        except (InvalidInputError, OSError, RuntimeError, ValueError, UnpicklingError) as error:
-            first_line = str(error).split("\n")[0]
-            warn(f"the checkpoint {path.name} is passed over: {first_line}")
+            _check(path)
+            return _load(path)
+        except (InvalidInputError, OSError, ValueError, UnpicklingError) as error:
+            warn(f"the checkpoint {path.name} is passed over: {_first_line(error)}")
     return None
 
 
@@ -94,7 +98,12 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-[0-9]*"), key=_step, reverse=True)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check(path: Path) -> None:
+    """
+    Raises:
+        ValueError: it is not whole, or damaged.
+        InvalidInputError: its marker is.
+    """
     if not (path / COMPLETE).exists():
         raise ValueError("it was not finished")
     marker = read_model(path / COMPLETE, Marker)
@@ -105,8 +114,29 @@ def _read(path: Path) -> dict[str, Any]:
             crc32 = zlib.crc32(chunk, crc32)
     if (size, crc32) != (marker.size_bytes, marker.crc32):
         raise ValueError(f"{STATE} is damaged: {size} bytes of {marker.size_bytes}, or altered")
-    state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UnpicklingError: it is no state.
+        WorkerError: memory ran out, or whatever else is no fault of a file that is whole.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError, RuntimeError) as error:
+        size_gb = (path / STATE).stat().st_size / 1e9
+        raise WorkerError(
+            "checkpoint",
+            f"the checkpoint {path.name} of {size_gb:.3g} GB is whole and could not be loaded: "
+            f"{_first_line(error)}",
+            "Resume where there is more memory (of the machine, not of its GPUs); it is kept.",
+        ) from error
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Checkpoints are there whole or not at all, and a damaged one is passed over."""
 
+import errno
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,29 @@ def test_content_that_is_no_state_is_passed_over_even_if_its_checksum_fits(folde
     (folder / "step-00000020/complete").write_text(marker.model_dump_json())
 
     assert read(folder)[0] == 10
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_whole_one_for_which_memory_does_not_suffice_is_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.load", full)
+
+    with pytest.raises(WorkerError, match=r"step-00000020 of .* GB is whole .* more memory"):
+        checkpoint.newest(folder, pytest.fail)
+
+    assert names(folder) == ["step-00000010", "step-00000020"]
 
 
 def test_when_all_are_damaged_training_begins_anew_and_each_is_named(folder: Path) -> None:

@@ -128,7 +128,11 @@ class Learner:
         weights, optimizer = (state["weights"], state["optimizer"]) if state else ({}, {})
         for name, value in self._kept().items():
             value.copy_(self._team.part(weights.get(name), value))
+        # A parameter that no gradient has reached yet has none, as in a run that never stopped.
+        moved = self._team.share(lambda: {name for name, moments in optimizer.items() if moments})
         for name, parameter in self.model.named_parameters():
+            if name not in moved:
+                continue
             moments = optimizer.get(name, {})
             count = torch.zeros((), device=parameter.device)
             likes = {"step": count, "exp_avg": parameter, "exp_avg_sq": parameter}

@@ -177,6 +177,7 @@ class TorchTeam(Team):
         from torch import distributed
         from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert whole is not None or self.rank > 0, "the first process holds it"
         if whole is None:
             full = torch.empty(like.shape, dtype=like.dtype, device=like.device)
         else:

@@ -298,6 +298,28 @@ def uninterrupted(make_recipe: MakeRecipe, make_context: MakeContext) -> bytes:
     return weights(context.run.student)
 
 
+def test_a_parameter_that_no_gradient_has_reached_does_not_keep_a_training_from_going_on(
+    small_student: NewStudent,
+) -> None:
+    def with_an_unused_tower() -> Learner:
+        torch.manual_seed(0)
+        model, _ = new_student(small_student)
+        model.register_parameter("tower", torch.nn.Parameter(torch.ones(3)))
+        return Learner(model, Training.model_validate(training()), "cpu", ALONE)
+
+    whole, half, other_half = (with_an_unused_tower() for _ in range(3))
+    for rate in (1e-2, 2e-3):
+        whole.step(BATCH, rate)
+    half.step(BATCH, 1e-2)
+
+    other_half.load(half.state())
+    other_half.step(BATCH, 2e-3)
+
+    ours, reference = other_half.weights(), whole.weights()
+    assert all(torch.equal(ours[name], reference[name]) for name in reference)
+    assert torch.equal(ours["tower"], torch.ones(3))
+
+
 @pytest.mark.parametrize("stops", [[1], [3], [5], [2, 1, 1]], ids=str)
 def test_an_interrupted_training_goes_the_same_way_bit_for_bit(
     make_recipe: MakeRecipe,

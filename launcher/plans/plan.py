@@ -91,6 +91,8 @@ class Plan(Part):
     """How many units each stage has: answers, steps, answers."""
     prompt_bytes: int | None = None
     """Of all prompts together, each once; `None` where no teacher is asked."""
+    longest_prompt_bytes: int | None = None
+    """Of the longest prompt; `None` where no teacher is asked, or it is unknown."""
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
     alternatives: tuple[Alternative, ...] = ()
@@ -167,6 +169,7 @@ def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str)
         work=work,
         units={stage: speed.units for stage, speed in trial.stages.items()},
         prompt_bytes=trial.prompt_bytes,
+        longest_prompt_bytes=trial.longest_prompt_bytes,
         checkpoint_s=checkpoint_interval_s(trial.checkpoint_s),
     )
 

@@ -329,6 +329,7 @@ def _plan(
             "work": work_key(recipe, f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"),
             "units": {stage: count for stage, count in units.items() if count},
             "prompt_bytes": work.prompt_bytes,
+            "longest_prompt_bytes": work.longest_prompt_bytes,
             "checkpoint_s": round(run.interval_s, 1),
         }
     )

@@ -151,6 +151,7 @@ def _hub_rows(data: HubData, field: str) -> Rows:
         tokens=tokens,
         prompt_tokens=tokens,
         prompt_bytes=data.rows * data.expected_tokens * BYTES_A_TOKEN_ON_THE_HUB,
+        longest_prompt_bytes=None,
         longest_tokens=None,
         source="as the recipe says",
     )
@@ -168,6 +169,7 @@ def _generated_rows(data: GeneratedData) -> Rows:
         tokens=Quantiles.exactly(float(whole)),
         prompt_tokens=Quantiles.exactly(float(prompt)),
         prompt_bytes=prompt * data.rows,
+        longest_prompt_bytes=prompt,
         longest_tokens=whole,
         source="as they are made",
     )
@@ -177,7 +179,7 @@ def _measured_rows(
     data: JsonlData | ParquetData, records: Iterable[Mapping[str, Any]], by_character: bool
 ) -> Rows:
     """Every row is filled in and measured, so that what is counted is what is trained on."""
-    count = prompt_size = size = longest = prompt_bytes = 0
+    count = prompt_size = size = longest = prompt_bytes = longest_prompt = 0
     for record in islice(records, data.rows):
         prompt = (data.system or "") + _fill(data.prompt, record)
         completion = _fill(data.completion, record) if data.completion else ""
@@ -186,6 +188,7 @@ def _measured_rows(
         rest = len(completion) if by_character else len(completion.encode())
         count += 1
         prompt_bytes += own_bytes
+        longest_prompt = max(longest_prompt, own_bytes)
         prompt_size += own_size
         size += own_size + rest
         longest = max(longest, own_size + rest)
@@ -197,6 +200,7 @@ def _measured_rows(
         tokens=_tokens(size / count, sizes),
         prompt_tokens=_tokens(prompt_size / count, sizes),
         prompt_bytes=prompt_bytes,
+        longest_prompt_bytes=longest_prompt,
         longest_tokens=int(longest / sizes.p10) + 1,
         source=f"measured in {Path(data.path).name}"
         + ("" if by_character else f"; {sizes.p10:.0f} to {sizes.p90:.0f} bytes a token"),

@@ -32,6 +32,8 @@ class Rows:
     """Mean of a prompt alone [tokens]; as `tokens` where the two are not known apart."""
     prompt_bytes: int
     """Of all prompts together [bytes]."""
+    longest_prompt_bytes: int | None
+    """The longest prompt [bytes]; `None` is unknown."""
     longest_tokens: int | None
     """The longest row [tokens]; `None` is unknown."""
     source: str
@@ -88,6 +90,8 @@ class Work:
     """Answers that an endpoint is asked for; 0 where none is."""
     prompt_bytes: int | None
     """Of all prompts that a teacher is asked, each once [bytes]; `None` without a teacher."""
+    longest_prompt_bytes: int | None
+    """Of the longest of them [bytes]; `None` without a teacher, or where it is unknown."""
     download_bytes: float
     """Weights that each node fetches [bytes]."""
     notes: tuple[str, ...]
@@ -135,6 +139,7 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
         exams=tuple(_exams(recipe, facts)),
         asked=samples if isinstance(recipe.teacher, ApiTeacher) else 0,
         prompt_bytes=rows.prompt_bytes if sampling else None,
+        longest_prompt_bytes=rows.longest_prompt_bytes if sampling else None,
         download_bytes=_download_bytes(recipe, facts),
         notes=tuple(_notes(rows, sampling, lengths, steps, passes)),
     )

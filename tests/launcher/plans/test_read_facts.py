@@ -109,6 +109,7 @@ def test_a_file_is_filled_in_and_measured_in_characters_for_a_new_student(tmp_pa
     assert rows.prompt_tokens.p50 == (5 + 4) / 2
     assert rows.tokens.p50 == (8 + 6) / 2
     assert rows.prompt_bytes == 6 + 4
+    assert rows.longest_prompt_bytes == 6
 
 
 def test_for_any_other_student_a_token_is_some_bytes(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class Pricing:
         from launcher.plans.planner import plan_offers
         from launcher.plans.read_facts import read_facts
 
-        recipe, facts = made.recipe, read_facts(made.recipe)
+        recipe, facts = made.recipe, read_facts(made.recipe, self._outside.home.fingerprints)
         efficiency = self._efficiency()
         less = less_work(recipe, made.plan.offer, facts, self._outside.clock(), efficiency)
         terms: Terms = "any" if recipe.hardware.spot else "on_demand"
@@ -156,7 +156,7 @@ class Pricing:
         from launcher.plans.read_facts import read_facts
 
         hardware = recipe.hardware
-        facts = read_facts(recipe)
+        facts = read_facts(recipe, self._outside.home.fingerprints)
         terms: Terms = "any" if hardware.spot else "on_demand"
         found = self._outside.offers(hardware.accelerators, hardware.nodes, terms)
         for warning in found.warnings:

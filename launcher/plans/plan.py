@@ -6,6 +6,7 @@ that means in dollars; `launcher.plans.fits` decides whether that is too much.
 """
 
 import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -87,6 +88,8 @@ class Plan(Part):
     assumptions: tuple[str, ...]
     work: str
     """Hash of the work itself, budget and name aside: runs that share it take equally long."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Hash of each data file and model folder, by its field in the recipe."""
     units: dict[Stage, int]
     """How many units each stage has: answers, steps, answers."""
     prompt_bytes: int | None = None
@@ -138,14 +141,30 @@ class Plan(Part):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-def work_key(recipe: Recipe, device: str) -> str:
-    """Hash of everything that decides how long the work takes on a kind of device."""
+def work_key(recipe: Recipe, device: str, inputs: Mapping[str, str]) -> str:
+    """Hash of everything that decides how long the work takes on a kind of device.
+
+    Args:
+        inputs: hash of each data file and model folder, by its field.
+    """
     work = recipe.model_dump_json(exclude={"name", "description", "budget", "hardware"})
-    return hashlib.sha256(f"{device}\n{work}".encode()).hexdigest()[:16]
+    files = json.dumps(dict(inputs), sort_keys=True)
+    return hashlib.sha256(f"{device}\n{work}\n{files}".encode()).hexdigest()[:16]
 
 
-def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str) -> Plan:
-    """Price the work by what a trial of some seconds measured on this machine."""
+def plan_from_trial(
+    recipe: Recipe,
+    offer: Offer,
+    trial: Calibration,
+    work: str,
+    inputs: Mapping[str, str] | None = None,
+) -> Plan:
+    """Price the work by what a trial of some seconds measured on this machine.
+
+    Args:
+        work: its key, by `work_key`.
+        inputs: hash of each data file and model folder, by its field; none where left out.
+    """
     hours: dict[str, Quantiles] = {
         stage: _stage_hours(trial.stages[stage]) for stage in STAGES if stage in trial.stages
     }
@@ -167,6 +186,7 @@ def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str)
         lines=_lines({"boot": boot, **hours}, offer),
         assumptions=tuple(assumptions),
         work=work,
+        inputs=dict(inputs or {}),
         units={stage: speed.units for stage, speed in trial.stages.items()},
         prompt_bytes=trial.prompt_bytes,
         longest_prompt_bytes=trial.longest_prompt_bytes,

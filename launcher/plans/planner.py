@@ -326,13 +326,18 @@ def _plan(
             "offer": offer,
             "lines": tuple(lines),
             "assumptions": tuple(assumptions(work, offer, run, now, efficiency)),
-            "work": work_key(recipe, f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"),
+            "work": work_key(recipe, _device(offer), work.inputs),
+            "inputs": dict(work.inputs),
             "units": {stage: count for stage, count in units.items() if count},
             "prompt_bytes": work.prompt_bytes,
             "longest_prompt_bytes": work.longest_prompt_bytes,
             "checkpoint_s": round(run.interval_s, 1),
         }
     )
+
+
+def _device(offer: Offer) -> str:
+    return f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"
 
 
 def _lines(hours: Mapping[str, estimate.Quantiles], usd: Decimal) -> list[CostLine]:

@@ -15,6 +15,7 @@ from launcher.estimate.models import ModelFacts, find_model, read_config
 from launcher.estimate.quantiles import Quantiles
 from launcher.plans.work_of import Facts, Rows
 from recipes.errors import InvalidInputError, RefusedError
+from recipes.fingerprints import input_fingerprints
 from recipes.recipe import (
     Data,
     GeneratedData,
@@ -34,8 +35,11 @@ BYTES_A_TOKEN_ON_THE_HUB = 4
 """Where only a number of tokens is known, and bytes are asked for."""
 
 
-def read_facts(recipe: Recipe) -> Facts:
+def read_facts(recipe: Recipe, memory: Path | None = None) -> Facts:
     """The facts of a recipe whose paths are absolute.
+
+    Args:
+        memory: a folder for what is remembered of large files, so that each is hashed once.
 
     Raises:
         RefusedError: something cannot be known before paying, and the recipe does not say it.
@@ -53,6 +57,7 @@ def read_facts(recipe: Recipe) -> Facts:
         teacher=_model(teacher.model, "teacher.model")
         if isinstance(teacher, ModelTeacher)
         else None,
+        inputs=input_fingerprints(recipe, memory),
     )
 
 

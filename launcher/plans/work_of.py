@@ -4,8 +4,8 @@ Tokens, samples, steps, answers and bytes: what has to be done, whatever it is d
 that takes is `launcher.plans.run_hours`, what it costs `launcher.plans.planner`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import ceil
 
 from launcher.estimate.models import ModelFacts
@@ -50,6 +50,8 @@ class Facts:
     student: ModelFacts
     teacher: ModelFacts | None = None
     """`None` where no weights of a teacher are run."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Hash of each data file and model folder, by its field in the recipe."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Work:
     """Of the longest of them [bytes]; `None` without a teacher, or where it is unknown."""
     download_bytes: float
     """Weights that each node fetches [bytes]."""
+    inputs: Mapping[str, str]
+    """Hash of each data file and model folder, by its field in the recipe."""
     notes: tuple[str, ...]
 
     @property
@@ -141,6 +145,7 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
         prompt_bytes=rows.prompt_bytes if sampling else None,
         longest_prompt_bytes=rows.longest_prompt_bytes if sampling else None,
         download_bytes=_download_bytes(recipe, facts),
+        inputs=facts.inputs,
         notes=tuple(_notes(rows, sampling, lengths, steps, passes)),
     )
 

@@ -44,7 +44,8 @@ class ScoreDifference(Part):
     """Standard error of `value`. The runs' errors are taken as independent, which is careful where
     both answered the same problems."""
     beyond_error: bool
-    """Whether `value` is further from 0 than 1.96 of its standard errors."""
+    """Whether the difference is further from 0 than 1.96 of its standard errors. Where all or none
+    of a run's answers were right it counts as a little less, or more: see `score_difference`."""
 
 
 class Difference(Part):
@@ -129,7 +130,11 @@ def usd_per_point(usd: Decimal, score: float | None) -> Decimal | None:
 
 
 def score_difference(task: str, first: Score, second: Score) -> ScoreDifference:
-    """How much higher the second scores, and how sure that is."""
+    """How much higher the second scores, and how sure that is.
+
+    `value` is the plain difference. Whether it is beyond the error is asked of careful shares: 1 of
+    1 is 1.00, and yet not certain to be more than 0 of 1.
+    """
     (low, low_error), (high, high_error) = _careful(first), _careful(second)
     stderr = math.hypot(low_error, high_error)
     return ScoreDifference(
@@ -141,12 +146,12 @@ def score_difference(task: str, first: Score, second: Score) -> ScoreDifference:
 
 
 def _careful(score: Score) -> tuple[float, float]:
-    """Value and standard error, where an error of 0 stands for no certainty.
+    """The share of hits and its standard error, where all or none is no certainty.
 
-    By p(1-p)/n all of three, or none of one, is beyond doubt. There (x+2)/(n+4) takes the place of
-    x/n: Agresti and Coull, The American Statistician 52:2, 1998.
+    There (x+2)/(n+4) takes the place of x/n: Agresti and Coull, The American Statistician 52:2,
+    1998. The worker's own error is of that share then, and belongs to no other.
     """
-    if score.stderr > 0:
+    if 0 < score.value < 1:
         return score.value, score.stderr
     n = score.n + 4
     share = (score.value * score.n + 2) / n

@@ -188,10 +188,20 @@ def ranked(offers: Iterable[Offer]) -> list[Offer]:
 def on_nodes(single: Iterable[Offer], nodes: int) -> list[Offer]:
     """So many machines together of each offer of one, where its cloud can join them."""
     return [
-        offer.model_copy(update={"nodes": nodes, "usd_per_hour": offer.usd_per_hour * nodes})
+        offer.model_copy(
+            update={
+                "nodes": nodes,
+                "usd_per_hour": offer.usd_per_hour * nodes,
+                "on_demand_usd_per_hour": _times(offer.on_demand_usd_per_hour, nodes),
+            }
+        )
         for offer in single
         if nodes == 1 or offer.cloud not in ONE_NODE_ONLY
     ]
+
+
+def _times(usd: Decimal | None, nodes: int) -> Decimal | None:
+    return None if usd is None else usd * nodes
 
 
 # ---- from listings to offers -----------------------------------------------------------------
@@ -250,7 +260,7 @@ def _offer(
         nodes=wanted.nodes,
         spot=spot,
         usd_per_hour=usd * wanted.nodes,
-        on_demand_usd_per_hour=None if on_demand_usd is None else on_demand_usd * wanted.nodes,
+        on_demand_usd_per_hour=_times(on_demand_usd, wanted.nodes),
         source="SkyPilot",
         as_of=catalog.as_of,
     )

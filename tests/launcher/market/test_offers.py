@@ -22,6 +22,7 @@ from launcher.market.look import (
     Wanted,
     find_offers,
     look_for_offers,
+    on_nodes,
     ranked,
 )
 from launcher.market.offers import LOCAL, Offer
@@ -156,6 +157,17 @@ def test_two_nodes_cost_twice_as_much_on_clouds_that_can_join_them(
     assert found.offers[0].usd_per_hour == 2 * Decimal("19.8716")
     assert "runpod" not in {offer.cloud for offer in found.offers}
     golden("offers-h100-8-x2-spot.txt", printed(found))
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 8])
+def test_machines_that_are_joined_are_what_a_look_for_so_many_finds(
+    sky_home: Path, nodes: int
+) -> None:
+    enable(sky_home, "AWS", "GCP", "Lambda", "RunPod")
+
+    assert ranked(on_nodes(look(sky_home, "any").offers, nodes)) == list(
+        look(sky_home, "any", nodes).offers
+    )
 
 
 @pytest.mark.golden

@@ -264,7 +264,15 @@ def summary(plan: Plan) -> dict[str, Any]:
         "hash": plan.hash,
         "usd": plan.usd.model_dump(mode="json"),
         "hours": plan.hours.model_dump(mode="json"),
+        "least_usd": str(plan.least_usd),
+        "needed_usd": str(plan.needed_usd),
     }
+
+
+def fit_json(plan: Plan, budget: Budget) -> dict[str, Any]:
+    """Whether it fits, and by how much it does not, as JSON for programs."""
+    passes = over(budget, plan.needed_usd, plan.hours.p90)
+    return {"fits": passes is None, "over": passes}
 
 
 def format_hours(hours: Decimal) -> str:

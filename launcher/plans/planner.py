@@ -78,10 +78,12 @@ class Ranked:
     """P10, P50 and P90 of each rank [USD]. For ranking; a plan has exact ones."""
     hours: Floats
     """The same in hours."""
-    needed_usd: Floats
-    """The budget that each rank takes: its P90, and no less than its machines are begun with."""
+    careful_api_usd: Decimal
+    """What a teacher behind an API takes at P90, on whichever machine [USD]."""
     fitting: int
-    """So many of the first ranks fit budget and hours."""
+    """So many of the first ranks fit budget and hours, and can be begun with them."""
+    careful: int
+    """So many of all ranks fit budget and hours at P90, whether they can be begun or not."""
     frontier: NDArray[np.bool_]
     misfits: tuple[Misfit, ...]
     efficiency: Efficiency
@@ -112,9 +114,10 @@ class Ranked:
     def _option(self, rank: int) -> Option:
         usd = _decimals(self.usd[rank], "0.000001")
         hours = _decimals(self.hours[rank], "0.000001")
-        needed_usd = max(usd.p90, Decimal(repr(float(self.needed_usd[rank]))))
+        offer = self.offers[rank]
+        needed_usd = max(usd.p90, self.careful_api_usd + beginning_usd(offer))
         return Option(
-            self.offers[rank],
+            offer,
             usd,
             hours,
             over=None if rank < self.fitting else over(self.recipe.budget, needed_usd, hours.p90),
@@ -263,15 +266,14 @@ def _ranked(
     prices = np.array([float(offers[index].usd_per_hour) for index in can.tolist()])
     any_offer, any_run = offers[int(can[0])], next(iter(runs.values()))
     api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, now, efficiency), recipe)
-    usd = prices[:, None] * table[run_of] + api_usd
+    usd = prices[:, None] * table[run_of] + np.array([float(each) for each in api_usd])
     hours = table[run_of] + np.array(_each(work.home_hours))
-    needed_usd, budget_usd = usd[:, 2].copy(), float(recipe.budget.usd)
-    for rank in np.flatnonzero(needed_usd <= budget_usd).tolist():
-        least_usd = api_usd[2] + float(beginning_usd(offers[int(can[rank])]))
-        needed_usd[rank] = max(needed_usd[rank], least_usd)
-    fits = needed_usd <= budget_usd
+    careful = usd[:, 2] <= float(recipe.budget.usd)
     if recipe.budget.hours is not None:
-        fits &= hours[:, 2] <= float(recipe.budget.hours)
+        careful &= hours[:, 2] <= float(recipe.budget.hours)
+    fits, for_machines_usd = careful.copy(), recipe.budget.usd - api_usd[2]
+    for rank in np.flatnonzero(careful).tolist():
+        fits[rank] = beginning_usd(offers[int(can[rank])]) <= for_machines_usd
     order = np.lexsort((hours[:, 1], usd[:, 1], ~fits))
     fitting = int(fits.sum())
     return Ranked(
@@ -282,8 +284,9 @@ def _ranked(
         run_of=run_of[order],
         usd=usd[order],
         hours=hours[order],
-        needed_usd=needed_usd[order],
+        careful_api_usd=api_usd[2],
         fitting=fitting,
+        careful=int(careful.sum()),
         frontier=_frontier(hours[order, 1], fitting),
         misfits=misfits,
         efficiency=efficiency,
@@ -298,10 +301,10 @@ def _frontier(hours: Floats, fitting: int) -> NDArray[np.bool_]:
     return np.concatenate([hours[:fitting] < before, np.zeros(len(hours) - fitting, np.bool_)])
 
 
-def _endpoint_usd(plan: Plan, recipe: Recipe) -> Floats:
-    """What a teacher behind an API costs: the same on every machine [USD]."""
+def _endpoint_usd(plan: Plan, recipe: Recipe) -> tuple[Decimal, Decimal, Decimal]:
+    """What a teacher behind an API costs at P10, P50 and P90: the same on every machine [USD]."""
     usd = with_teacher_api(plan, recipe).usd_of("teacher_api")
-    return np.array([float(usd.p10), float(usd.p50), float(usd.p90)])
+    return usd.p10, usd.p50, usd.p90
 
 
 # ---- plans -----------------------------------------------------------------------------------

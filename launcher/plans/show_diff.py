@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from launcher.plans.differences import differences
-from launcher.plans.plan import Plan, over, summary
+from launcher.plans.plan import Plan, fit_json, over, summary
 from recipes.durations import format_seconds
 from recipes.money import SECONDS_PER_HOUR, format_usd
 from recipes.recipe import Recipe
@@ -80,7 +80,7 @@ def diff_json(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _side_json(side: Side) -> dict[str, Any]:
-    return {"label": side.label, **summary(side.plan), "over": side.over}
+    return {"label": side.label, **summary(side.plan), **fit_json(side.plan, side.recipe.budget)}
 
 
 def _offer(side: Side) -> str:

@@ -7,7 +7,7 @@ much.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from launcher.plans.plan import summary
+from launcher.plans.plan import fit_json, summary
 from launcher.plans.planner import Misfit, Option, Ranked
 from launcher.plans.show_plan import headline, markdown_lines, markdown_row, render_lines
 from recipes.durations import format_seconds
@@ -59,8 +59,8 @@ def ranked_json(ranked: Ranked, offers: int = RUNNERS_UP) -> dict[str, Any]:
     """The chosen plan as JSON, with `why`, the ranked `options` and the `misfits`."""
     return {
         **summary(ranked.chosen),
+        **fit_json(ranked.chosen, ranked.recipe.budget),
         "why": why(ranked),
-        "fits": ranked.fitting > 0,
         "options": [
             {
                 "rank": rank,
@@ -85,10 +85,11 @@ def why(ranked: Ranked) -> str:
     """Why the chosen offer was chosen."""
     first, *others = ranked.options(0, 2)
     limit = "budget and hours" if ranked.recipe.budget.hours is not None else "budget"
+    fit = "fits" if max(ranked.fitting, 1) == 1 else "fit"
+    begun = " and can be begun with it" if ranked.careful > ranked.fitting else ""
     if not ranked.fitting:
-        return f"none of {_offers(len(ranked))} fits {limit} at P90; this is the cheapest"
-    fit = "fits" if ranked.fitting == 1 else "fit"
-    text = f"the cheapest run of {_offers(ranked.fitting)} that {fit} {limit} at P90"
+        return f"none of {_offers(len(ranked))} {fit} {limit} at P90{begun}; this is the cheapest"
+    text = f"the cheapest run of {_offers(ranked.fitting)} that {fit} {limit} at P90{begun}"
     if ranked.fitting == 1 or not others:
         return text
     second = others[0]

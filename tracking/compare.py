@@ -25,14 +25,18 @@ class Row(Part):
     recipe: str
     status: RunState
     usd: Decimal
-    """Metered; so far, if the run is not over."""
+    """Metered: what is settled so far."""
+    reserved_usd: Decimal
+    """Set aside and not settled yet: the run may come to so much more."""
     hours: float
     """Wall time, from the launch to the end; so far, if the run is not over [h]."""
     scores: dict[str, Score]
     usd_per_point: Decimal | None
-    """Dollars for each hundredth of the score that is compared; null where it is 0 or unknown."""
+    """Dollars for each hundredth of the score that is compared; null where it is 0 or unknown, or
+    something is not settled yet."""
     on_frontier: bool
-    """No other run that is over is at least as cheap and as good, and better in one of the two."""
+    """No other run that is over and settled is at least as cheap and as good, and better in one of
+    the two."""
 
 
 class ScoreDifference(Part):
@@ -51,7 +55,8 @@ class ScoreDifference(Part):
 class Difference(Part):
     """The second run less the first, where two are compared."""
 
-    usd: Decimal
+    usd: Decimal | None
+    """Null while something of either is not settled."""
     hours: float
     scores: tuple[ScoreDifference, ...]
 
@@ -82,9 +87,12 @@ def compare(receipts: Sequence[Receipt]) -> Comparison:
             recipe=receipt.recipe,
             status=receipt.status,
             usd=receipt.metered_usd,
+            reserved_usd=receipt.reserved_usd,
             hours=receipt.wall_s / SECONDS_PER_HOUR,
             scores=receipt.scores,
-            usd_per_point=usd_per_point(receipt.metered_usd, _value(receipt, task)),
+            usd_per_point=None
+            if receipt.reserved_usd
+            else usd_per_point(receipt.metered_usd, _value(receipt, task)),
             on_frontier=marked,
         )
         for receipt, marked in zip(receipts, frontier(points), strict=True)
@@ -171,14 +179,15 @@ def _value(receipt: Receipt, task: str | None) -> float | None:
 
 def _point(receipt: Receipt, task: str | None) -> tuple[Decimal, float] | None:
     value = _value(receipt, task)
-    if receipt.status not in TERMINAL or value is None:
+    if receipt.status not in TERMINAL or receipt.reserved_usd or value is None:
         return None
     return receipt.metered_usd, value
 
 
 def _difference(first: Receipt, second: Receipt) -> Difference:
+    settled = not first.reserved_usd and not second.reserved_usd
     return Difference(
-        usd=second.metered_usd - first.metered_usd,
+        usd=second.metered_usd - first.metered_usd if settled else None,
         hours=(second.wall_s - first.wall_s) / SECONDS_PER_HOUR,
         scores=tuple(
             score_difference(task, score, second.scores[task])

@@ -143,6 +143,28 @@ def test_a_run_that_goes_on_is_on_no_frontier_however_cheap_it_looks(
     assert "so far" in printed(render_comparison(comparison))
 
 
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_what_is_not_settled_is_no_price_and_no_difference(
+    receipts: list[Receipt], printed: Callable[..., str], status: str
+) -> None:
+    good, cheap = receipts
+    unsettled = rescored(
+        cheap, status=status, metered_usd=Decimal(0), reserved_usd=Decimal(50), scores=good.scores
+    )
+
+    comparison = compare([good, unsettled])
+    shown = printed(render_comparison(comparison))
+
+    assert comparison.rows[1].usd_per_point is None
+    assert [row.on_frontier for row in comparison.rows] == [True, False]
+    assert comparison.difference is not None
+    assert comparison.difference.usd is None
+    assert "up to $50.00" in shown
+    assert "dollars not settled yet" in shown
+    assert "$0.00 " not in shown
+    assert "less" not in shown
+
+
 def test_runs_without_a_task_in_common_are_not_ranked(receipts: list[Receipt]) -> None:
     good, bad = receipts
     comparison = compare([good, rescored(bad, scores={"gsm8k": score(0.3)})])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from launcher.estimate.efficiency import Efficiency
 from launcher.estimate.evidence import OWN
+from launcher.estimate.flops import FLOAT32_SLOWDOWN
 from launcher.estimate.overheads import (
     DISK_BYTES_PER_S,
     DOWNLOAD_BYTES_PER_S,
@@ -16,7 +17,7 @@ from launcher.estimate.quantiles import Quantiles
 from launcher.estimate.training import estimate_training
 from launcher.market.offers import Offer
 from launcher.market.show_offers import format_age
-from launcher.plans.run_hours import FLOAT32_SLOWDOWN, RunHours
+from launcher.plans.run_hours import RunHours
 from launcher.plans.work_of import ANSWER_SHARE, Work
 from recipes.durations import format_seconds
 from recipes.money import format_usd
@@ -81,6 +82,11 @@ def _answers(work: Work) -> Iterator[str]:
             f"generate: {teacher.base_url} is sent the prompts and the key in "
             f"{teacher.api_key_env}, from this machine, before anything is rented; "
             f"{work.asked:,} answers"
+        )
+    if work.generation and work.generation.computes_in == "float32":
+        yield (
+            f"generate: float32 was not measured; its products are taken as {FLOAT32_SLOWDOWN:g} "
+            "times slower than bfloat16's, its weights as twice as many bytes"
         )
     if work.generation:
         yield f"generate: {work.generation.count:,} answers on one GPU, while the others wait"

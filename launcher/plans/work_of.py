@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
+from launcher.estimate.memory import VALUE_BYTES, NumberFormat
 from launcher.estimate.models import ModelFacts
 from launcher.estimate.overheads import weight_bytes
 from launcher.estimate.quantiles import Quantiles
@@ -69,6 +70,7 @@ class Answers:
     most_tokens: int
     """The longest answer allowed [tokens]."""
     at_once: int
+    computes_in: NumberFormat
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Work:
     inputs: Mapping[str, str]
     """Hash of each data file and model folder, by its field in the recipe."""
     notes: tuple[str, ...]
+
+    @property
+    def student_bytes(self) -> float:
+        """Of the finished student's file: in the format it was trained in [bytes]."""
+        return weight_bytes(self.student.params, VALUE_BYTES[self.recipe.training.dtype])
 
     @property
     def home_hours(self) -> Quantiles:
@@ -215,6 +222,7 @@ def _generation(recipe: Recipe, facts: Facts) -> Answers | None:
         prompt_tokens=facts.rows.prompt_tokens.p50,
         most_tokens=_room(facts.teacher, facts.rows, sampling.max_new_tokens),
         at_once=sampling.batch_size,
+        computes_in=recipe.teacher.dtype,
     )
 
 
@@ -228,6 +236,7 @@ def _exams(recipe: Recipe, facts: Facts) -> Iterator[Answers]:
             prompt_tokens=rows.prompt_tokens.p50,
             most_tokens=_room(facts.student, rows, task.max_new_tokens),
             at_once=task.batch_size,
+            computes_in=recipe.training.dtype,
         )
 
 

@@ -260,6 +260,26 @@ def test_a_card_under_the_name_of_the_module_is_known_by_its_machine(
     assert all(find_gpu(offer.gpu or "") for offer in offers)
 
 
+def test_every_name_that_is_printed_can_be_asked_for(sky_home: Path) -> None:
+    found = look(sky_home, "any")
+    shown = printed(found, limit=None)
+
+    for name in {f"{offer.gpu}:{offer.accelerators}" for offer in found.offers}:
+        assert name in shown
+        assert any(offer in found.offers for offer in look(sky_home, name).offers)
+
+
+def test_a_catalogs_own_name_of_a_module_can_be_asked_for() -> None:
+    rows = (
+        "InstanceType,AcceleratorName,AcceleratorCount,GpuInfo,Price,Region\n"
+        "8x_A100-80GB-SXM_SECURE,A100-80GB-SXM,8.0,x,13.9,US\n"
+    )
+    catalog = Catalog("runpod", NOW, True, tuple(read_listings("runpod", rows.splitlines())))
+
+    for name in ("A100-80GB-SXM:8", "A100-80GB:8"):
+        assert [offer.gpu for offer in find_offers(Wanted.parse(name), [catalog])] == ["A100-80GB"]
+
+
 def test_names_of_gpus_may_be_written_in_any_case(sky_home: Path) -> None:
     assert look(sky_home, "h100:8").offers == look(sky_home, "H100:8").offers
 

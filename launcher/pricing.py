@@ -90,8 +90,8 @@ class Pricing:
         from launcher.plans.fits import check_begins, check_fits, less_by_lines
 
         plan, recipe = made.plan, made.recipe
-        fits = over(recipe.budget, plan.needed_usd, plan.hours.p90) is None
-        if fits or (accept_partial and plan.least_usd <= recipe.budget.usd):
+        fits = over(recipe.budget, plan.needed_usd, plan.needed_hours) is None
+        if fits or (accept_partial and plan.begins(recipe.budget)):
             return
         less, instead = (
             (less_by_lines(plan, recipe), "") if recipe.hardware.local else self._would_fit(made)

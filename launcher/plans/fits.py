@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+from launcher.machines.least import LEAST_HOURS
 from launcher.plans.plan import Plan, format_hours
 from recipes.errors import RefusedError
 from recipes.money import format_usd
@@ -21,7 +22,7 @@ class OverBudgetPlanError(RefusedError):
 
 
 def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
-    """Refuse a plan with less of a budget than its machines are begun with.
+    """Refuse a plan with less money or hours than its machines are begun with.
 
     Args:
         instead: a sentence on the machines that would fit, where somebody has looked.
@@ -30,6 +31,7 @@ def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
         OverBudgetPlanError: with the figures, and what would fit.
     """
     budget, usd, highest = recipe.budget.usd, plan.usd, plan.offer.highest_usd_per_hour
+    limit = recipe.budget.hours
     if plan.least_usd > budget:
         raise OverBudgetPlanError(
             f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
@@ -37,6 +39,17 @@ def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
             f"{format_usd(plan.least_usd)}: an hour may come to {format_usd(highest)} while it "
             f"starts; its budget is {format_usd(budget)}.",
             " ".join(filter(None, [f"Raise budget.usd to {_up(plan.needed_usd)}.", instead])),
+        )
+    if limit is not None and plan.least_hours > limit:
+        answers = plan.least_hours - LEAST_HOURS
+        first = (
+            f", and the teacher may answer for {format_hours(answers)} before" if answers else ""
+        )
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_hours(plan.hours.p50)}; its limit is "
+            f"{format_hours(limit)}, and no machine is begun with less than "
+            f"{format_hours(LEAST_HOURS)} left{first}.",
+            f"Raise budget.hours to {_up_hours(plan.needed_hours)}.",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from launcher.machines.least import beginning_usd
+from launcher.machines.least import LEAST_HOURS, beginning_usd
 from launcher.market.offers import LOCAL, Offer
 from recipes.calibration import Calibration, StageSpeed
 from recipes.money import SECONDS_PER_HOUR
@@ -121,6 +121,26 @@ class Plan(Part):
     def needed_usd(self) -> Decimal:
         """The budget it takes [USD]."""
         return max(self.usd.p90, self.least_usd)
+
+    @property
+    def least_hours(self) -> Decimal:
+        """With less of a limit its machines are not begun [h]: the answers of a teacher behind an
+        API at P90, and the least that must be left then."""
+        if self.offer.cloud == LOCAL:
+            return Decimal(0)
+        asks = any(line.name.startswith("teacher_api") for line in self.lines)
+        waits = [line.quantity.p90 for line in self.lines if line.name == "generate" and asks]
+        return sum(waits, LEAST_HOURS)
+
+    @property
+    def needed_hours(self) -> Decimal:
+        """The limit it takes [h]."""
+        return max(self.hours.p90, self.least_hours)
+
+    def begins(self, budget: Budget) -> bool:
+        """Whether its machines are begun with so much money and so many hours."""
+        enough = budget.hours is None or self.least_hours <= budget.hours
+        return enough and self.least_usd <= budget.usd
 
     def usd_of(self, name: str) -> Quantiles:
         """What the lines whose name begins so come to."""
@@ -241,18 +261,18 @@ def with_assumption(plan: Plan, assumption: str) -> Plan:
     return plan.model_copy(update={"assumptions": (*plan.assumptions, assumption)})
 
 
-def over(budget: Budget, needed_usd: Decimal, careful_hours: Decimal) -> str | None:
+def over(budget: Budget, needed_usd: Decimal, needed_hours: Decimal) -> str | None:
     """By how much a run passes its budget or its hours; `None` where it fits.
 
     Args:
         needed_usd: the budget that it takes [USD].
-        careful_hours: at P90 [h].
+        needed_hours: the limit that it takes [h].
     """
     parts = []
     if needed_usd > budget.usd:
         parts.append(f"${needed_usd - budget.usd:,.2f}")
-    if budget.hours is not None and careful_hours > budget.hours:
-        parts.append(format_hours(careful_hours - budget.hours))
+    if budget.hours is not None and needed_hours > budget.hours:
+        parts.append(format_hours(needed_hours - budget.hours))
     return " and ".join(parts) or None
 
 
@@ -266,12 +286,14 @@ def summary(plan: Plan) -> dict[str, Any]:
         "hours": plan.hours.model_dump(mode="json"),
         "least_usd": str(plan.least_usd),
         "needed_usd": str(plan.needed_usd),
+        "least_hours": str(plan.least_hours),
+        "needed_hours": str(plan.needed_hours),
     }
 
 
 def fit_json(plan: Plan, budget: Budget) -> dict[str, Any]:
     """Whether it fits, and by how much it does not, as JSON for programs."""
-    passes = over(budget, plan.needed_usd, plan.hours.p90)
+    passes = over(budget, plan.needed_usd, plan.needed_hours)
     return {"fits": passes is None, "over": passes}
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.efficiency import Efficiency, fitted
 from launcher.estimate.gpus import find_gpu
-from launcher.machines.least import beginning_usd
+from launcher.machines.least import LEAST_HOURS, beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
@@ -94,6 +94,11 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.offers)
 
+    @property
+    def least_hours(self) -> Decimal:
+        """With less of a limit none is begun [h]."""
+        return _least_hours(self.work)
+
     @cached_property
     def chosen(self) -> Plan:
         """The cheapest run that fits, else the cheapest of all; with its alternatives."""
@@ -116,11 +121,14 @@ class Ranked:
         hours = _decimals(self.hours[rank], "0.000001")
         offer = self.offers[rank]
         needed_usd = max(usd.p90, self.careful_api_usd + beginning_usd(offer))
+        needed_hours = max(hours.p90, self.least_hours)
         return Option(
             offer,
             usd,
             hours,
-            over=None if rank < self.fitting else over(self.recipe.budget, needed_usd, hours.p90),
+            over=None
+            if rank < self.fitting
+            else over(self.recipe.budget, needed_usd, needed_hours),
             on_frontier=bool(self.frontier[rank]),
         )
 
@@ -272,7 +280,9 @@ def _ranked(
     if recipe.budget.hours is not None:
         careful &= hours[:, 2] <= float(recipe.budget.hours)
     fits, for_machines_usd = careful.copy(), recipe.budget.usd - api_usd[2]
-    for rank in np.flatnonzero(careful).tolist():
+    if recipe.budget.hours is not None and _least_hours(work) > recipe.budget.hours:
+        fits[:] = False
+    for rank in np.flatnonzero(fits).tolist():
         fits[rank] = beginning_usd(offers[int(can[rank])]) <= for_machines_usd
     order = np.lexsort((hours[:, 1], usd[:, 1], ~fits))
     fitting = int(fits.sum())
@@ -337,6 +347,10 @@ def _plan(
             "checkpoint_s": round(run.interval_s, 1),
         }
     )
+
+
+def _least_hours(work: Work) -> Decimal:
+    return LEAST_HOURS + _exact(work.home_hours).p90
 
 
 def _device(offer: Offer) -> str:

@@ -29,7 +29,7 @@ class Side:
     @property
     def over(self) -> str | None:
         """By how much it does not fit its budget or its hours; `None` where it does."""
-        return over(self.recipe.budget, self.plan.needed_usd, self.plan.hours.p90)
+        return over(self.recipe.budget, self.plan.needed_usd, self.plan.needed_hours)
 
 
 def sides(recipe_a: Recipe, plan_a: Plan, recipe_b: Recipe, plan_b: Plan) -> tuple[Side, Side]:

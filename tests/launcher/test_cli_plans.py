@@ -300,13 +300,16 @@ def test_not_even_a_part_is_accepted_of_a_run_that_cannot_begin(
     folder = Path(recipes.__file__).parent
     s1 = load_recipe(folder / "s1.yaml")
 
-    def check(usd: str) -> None:
-        made = world.pricing.plan(with_changes(s1, {"budget.usd": usd}), folder)
+    def check(usd: str, hours: str) -> None:
+        changes = {"budget.usd": usd, "budget.hours": hours}
+        made = world.pricing.plan(with_changes(s1, changes), folder)
         world.pricing.check_fits(made, accept_partial=True)
 
-    check("25")
+    check("25", "0.2")
     with pytest.raises(OverBudgetPlanError, match="is not begun with less than"):
-        check("5")
+        check("5", "0.2")
+    with pytest.raises(OverBudgetPlanError, match="no machine is begun with less"):
+        check("25", "0.15")
 
 
 def test_no_offer_is_both_spot_and_on_demand(still: Still) -> None:

@@ -101,6 +101,40 @@ def test_a_plan_with_less_than_its_machines_are_begun_with_is_refused_with_what_
     check_begins(plan, with_budget(S1, usd=enough))
 
 
+def test_hours_in_which_no_machine_is_begun_are_refused_with_hours_that_are_enough() -> None:
+    short = with_changes(S1, {"budget.hours": "0.15"})
+    plan = ranked(offer(), recipe=short).chosen
+
+    with pytest.raises(OverBudgetPlanError) as refused:
+        check_begins(plan, short)
+
+    message = str(refused.value)
+    assert "its limit is 9.0 min, and no machine is begun with less than 10.0 min left." in message
+    assert "--accept-partial" not in message  # it would not help
+    (enough,) = re.findall(r"Raise budget\.hours to ([\d.]+)\.$", message)
+    check_begins(plan, with_changes(S1, {"budget.hours": enough}))
+
+
+def test_ten_minutes_are_enough_to_begin_and_a_second_less_is_not() -> None:
+    plan = ranked(offer(), recipe=S1).chosen
+
+    assert plan.begins(with_changes(S1, {"budget.hours": "0.16667"}).budget)
+    assert not plan.begins(with_changes(S1, {"budget.hours": "0.1664"}).budget)
+
+
+def test_what_the_teacher_may_answer_for_comes_before_the_machines() -> None:
+    asks = load_recipe(FOLDER / "api-teacher.yaml")
+    one = offer("2", accelerators=1, nodes=1)
+    waits = ranked(one, recipe=asks).work.home_hours.p90
+    short = with_changes(asks, {"budget.hours": f"{waits + 0.1:.3f}"})
+    made = ranked(one, recipe=short)
+
+    assert made.fitting == 0
+    with pytest.raises(OverBudgetPlanError, match="and the teacher may answer for"):
+        check_begins(made.chosen, short)
+    check_begins(made.chosen, with_changes(asks, {"budget.hours": f"{waits + 0.17:.3f}"}))
+
+
 # ---- less work -------------------------------------------------------------------------------
 
 

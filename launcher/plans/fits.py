@@ -110,8 +110,8 @@ def _rounded_up(figure: Decimal) -> Decimal:
 
 
 def less_by_lines(plan: Plan, recipe: Recipe) -> str:
-    """How much less work would fit, where the lines grow in proportion to it, as those of a trial
-    do; empty where none does.
+    """How much less work would fit, where the lines grow in proportion to it but for a fixed part,
+    as those of a trial do; empty where none does.
 
     Fewer samples where their number decides how much is trained, else fewer steps.
     """
@@ -126,10 +126,15 @@ def less_by_lines(plan: Plan, recipe: Recipe) -> str:
 
 def _share_that_fits(plan: Plan, recipe: Recipe, grow: tuple[str, ...]) -> Decimal:
     """Which share of the lines that grow with the work there is room for; at most all of them."""
-    growing = [line for line in plan.lines if line.name.startswith(grow)]
-    pairs = [(recipe.budget.usd, plan.usd.p90, sum(line.usd.p90 for line in growing))]
+    growing = [
+        (line, max(Decimal(0), line.quantity.p90 - plan.fixed_hours.get(line.name, Decimal(0))))
+        for line in plan.lines
+        if line.name.startswith(grow)
+    ]
+    dollars = sum(quantity * line.usd_per_unit for line, quantity in growing)
+    pairs = [(recipe.budget.usd, plan.usd.p90, dollars)]
     if recipe.budget.hours is not None:
-        own = sum(line.quantity.p90 for line in growing if line.unit == "h")
+        own = sum(quantity for line, quantity in growing if line.unit == "h")
         pairs.append((recipe.budget.hours, plan.hours.p90, own))
     shares = [(limit - (whole - own)) / own for limit, whole, own in pairs if own]
     return max(Decimal(0), min(Decimal(1), *shares)) if shares else Decimal(0)

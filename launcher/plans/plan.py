@@ -27,6 +27,9 @@ TRIAL_SPREAD = (1.25, 1.6)
 A few seconds see one moment of a machine that does other things too.
 """
 
+SLOWEST = 3.0
+"""One unit of a trial may be slower than that beside its median; a whole stage is not."""
+
 HISTORY_SPREAD = (1.15, 1.25)
 """The same for times of whole earlier runs on this machine, once there is one."""
 
@@ -90,6 +93,8 @@ class Plan(Part):
     """Hash of the work itself, budget and name aside: runs that share it take equally long."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Hash of each data file and model folder, by its field in the recipe."""
+    fixed_hours: dict[str, Decimal] = Field(default_factory=dict)
+    """Of a line's P90 what stays when there is less to do, as loading does [h]; only by a trial."""
     units: dict[Stage, int]
     """How many units each stage has: answers, steps, answers."""
     prompt_bytes: int | None = None
@@ -207,6 +212,7 @@ def plan_from_trial(
         assumptions=tuple(assumptions),
         work=work,
         inputs=dict(inputs or {}),
+        fixed_hours={stage: _fixed_hours(speed) for stage, speed in trial.stages.items()},
         units={stage: speed.units for stage, speed in trial.stages.items()},
         prompt_bytes=trial.prompt_bytes,
         longest_prompt_bytes=trial.longest_prompt_bytes,
@@ -331,8 +337,16 @@ def _stage_hours(speed: StageSpeed) -> Quantiles:
     high = speed.fixed_s + speed.units * ordered[-1]
     faster, slower = TRIAL_SPREAD
     return _quantile_hours(
-        min(low, middle / faster), middle, max(min(high, 3 * middle), middle * slower)
+        min(low, middle / faster), middle, max(min(high, SLOWEST * middle), middle * slower)
     )
+
+
+def _fixed_hours(speed: StageSpeed) -> Decimal:
+    """Of the P90 above [h]. With the rest in proportion to the units no fewer of them take longer
+    than so reckoned."""
+    capped = max(speed.seconds_per_unit) > SLOWEST * statistics.median(speed.seconds_per_unit)
+    _, slower = TRIAL_SPREAD
+    return _quantile_hours(0, 0, speed.fixed_s * (SLOWEST if capped else slower)).p90
 
 
 def _spread(seconds: float, faster: float, slower: float) -> Quantiles:

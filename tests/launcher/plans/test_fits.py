@@ -58,7 +58,7 @@ def test_a_plan_above_the_budget_is_refused_with_both_figures_and_what_would_fit
     assert "$0.0200" in message  # the budget
     assert "Nothing was started" in message
     assert "Raise budget.usd to $0.0260" in message
-    assert "lower the training from 100 to 68 steps" in message
+    assert "lower the training from 100 to 65 steps" in message
     assert "--accept-partial" in message
 
 
@@ -139,19 +139,38 @@ def test_what_the_teacher_may_answer_for_comes_before_the_machines() -> None:
 
 
 @given(
-    usd=st.decimals("0.005", "0.03", places=4), hours=st.sampled_from([None, "0.0041", "0.0063"])
+    usd=st.decimals("0.005", "0.03", places=4),
+    hours=st.sampled_from([None, "0.0041", "0.0063"]),
+    fixed_s=st.sampled_from([0.0, 0.7, 2.3, 8.1, 30.0]),
 )
-def test_on_this_machine_so_many_steps_fit_and_no_more(usd: Decimal, hours: str | None) -> None:
+def test_on_this_machine_so_many_steps_fit_and_no_more(
+    usd: Decimal, hours: str | None, fixed_s: float
+) -> None:
     odd = usd + Decimal("0.00003")  # no whole number of steps takes exactly so much
     recipe = with_budget(tiny(), usd=odd, hours=hours)
-    proposed = less_by_lines(made(100), recipe)
+    proposed = less_by_lines(made(100, fixed_s), recipe)
 
     most = count_in(proposed) if proposed else 0
     if most:
-        check_fits(made(most), recipe)
+        check_fits(made(most, fixed_s), recipe)
     if most < 100:
         with pytest.raises(OverBudgetPlanError):
-            check_fits(made(most + 1), recipe)
+            check_fits(made(most + 1, fixed_s), recipe)
+
+
+@given(
+    usd=st.decimals("0.005", "0.2", places=4),
+    fixed_s=st.floats(0, 30),
+    steps=st.tuples(*[st.floats(0.01, 1)] * 3),
+)
+def test_the_steps_that_are_proposed_fit_however_uneven_those_of_the_trial_were(
+    usd: Decimal, fixed_s: float, steps: tuple[float, float, float]
+) -> None:
+    recipe = with_budget(tiny(), usd=usd)
+    proposed = less_by_lines(made(100, fixed_s, steps), recipe)
+
+    if proposed:
+        check_fits(made(count_in(proposed), fixed_s, steps), recipe)
 
 
 def tiny() -> Recipe:
@@ -180,7 +199,9 @@ def tiny() -> Recipe:
     )
 
 
-def made(steps: int) -> Plan:
+def made(
+    steps: int, fixed_s: float = 0.0, seconds: tuple[float, float, float] = (0.09, 0.1, 0.11)
+) -> Plan:
     trial = Calibration.model_validate(
         {
             "device": "cpu",
@@ -190,8 +211,8 @@ def made(steps: int) -> Plan:
                 "train": {
                     "units": steps,
                     "unit": "steps",
-                    "fixed_s": 0.0,
-                    "seconds_per_unit": (0.09, 0.1, 0.11),
+                    "fixed_s": fixed_s,
+                    "seconds_per_unit": seconds,
                 }
             },
         }

@@ -168,13 +168,14 @@ def _generated_rows(data: GeneratedData) -> Rows:
     sizes = {"question": 2 * digits + 1, "working": 3 * digits - 1, "answer": digits + 1}
     row = {name: "0" * size for name, size in sizes.items()}
     prompt = len(_fill(data.prompt, row)) + len(data.system or "")
+    prompt_bytes = len((_fill(data.prompt, row) + (data.system or "")).encode())
     whole = prompt + (len(_fill(data.completion, row)) + 1 if data.completion else 0)
     return Rows(
         count=data.rows,
         tokens=Quantiles.exactly(float(whole)),
         prompt_tokens=Quantiles.exactly(float(prompt)),
-        prompt_bytes=prompt * data.rows,
-        longest_prompt_bytes=prompt,
+        prompt_bytes=prompt_bytes * data.rows,
+        longest_prompt_bytes=prompt_bytes,
         longest_tokens=whole,
         source="as they are made",
     )

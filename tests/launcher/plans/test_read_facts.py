@@ -97,6 +97,16 @@ def test_made_up_additions_are_as_long_as_the_worker_makes_them(digits: int) -> 
     assert rows.tokens.p50 == pytest.approx(sum(made) / len(made), abs=1)
 
 
+def test_a_prompt_is_counted_in_bytes_where_bytes_are_asked_for() -> None:
+    data = {"kind": "generated", "rows": 3, "digits": 2, "prompt": "计算 {question}"}
+
+    rows = read_facts(recipe({**data, "completion": "{answer}"}, NEW)).rows
+
+    assert rows.prompt_tokens.p50 == 3 + 5  # characters, 00+00 among them
+    assert rows.longest_prompt_bytes == 3 + 3 + 1 + 5
+    assert rows.prompt_bytes == 3 * (3 + 3 + 1 + 5)
+
+
 # ---- data in files ---------------------------------------------------------------------------
 
 

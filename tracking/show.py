@@ -131,7 +131,7 @@ def _facts(receipt: Receipt) -> "Table":
 def _machine(receipt: Receipt) -> str:
     price = receipt.price
     if price is None:
-        return "none yet"
+        return "none" if receipt.status in TERMINAL else "none yet"
     seen = "" if price.as_of is None else f", seen {_moment(price.as_of)}"
     offer = price.offer or "unknown"
     return f"{offer} at ${price.usd_per_hour.normalize():f}/h (by {price.source}{seen})"

@@ -64,7 +64,7 @@ def markdown_lines(plan: Plan, budget: Budget, why: str = "") -> Iterator[str]:
     """
     first, _, rest = headline(plan, budget).partition("\n")
     yield f"**{first}**"
-    yield f"\n{rest}. {why.capitalize()}{'.' if why else ''}".rstrip() + "\n"
+    yield f"\n{rest}. {why[:1].upper()}{why[1:]}{'.' if why else ''}".rstrip() + "\n"
     yield "| line | quantity | each | P10 | P50 | P90 |\n|---|--:|--:|--:|--:|--:|"
     for line in plan.lines:
         yield markdown_row(line_cells(line))

@@ -63,6 +63,20 @@ def test_a_plan_for_a_pull_request(plan_of: Callable[..., Ranked], golden: Golde
     golden("launcher/plan-s1.md", markdown_ranked(plan_of("s1")))
 
 
+def test_a_pull_request_has_the_names_of_machines_as_they_are() -> None:
+    recipe = load_recipe(FOLDER / "math-1-5b.yaml")
+    fields = {"cloud": "azure", "region": "eastus", "zone": None, "accelerators": 1, "nodes": 1}
+    offers = [
+        offer(usd, instance_type=name, **fields)
+        for usd, name in (("2", "Standard_NC40ads_H100_v5"), ("3", "Standard_ND1_H100_v5"))
+    ]
+
+    text = markdown_ranked(plan_offers(recipe, offers, read_facts(recipe), NOW))
+
+    assert "The cheapest run of 2 offers that fit budget and hours at P90; the next, azure " in text
+    assert "the next, azure Standard_N" in text
+
+
 @pytest.mark.golden
 def test_a_plan_for_programs(plan_of: Callable[..., Ranked], golden: Golden) -> None:
     golden("launcher/plan-s1.json", json.dumps(ranked_json(plan_of("s1"), 2), indent=2) + "\n")

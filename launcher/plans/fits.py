@@ -89,8 +89,13 @@ def _remedy(more: str, smaller: str, instead: str) -> str:
 
 
 def _up(usd: Decimal) -> str:
-    """A budget that is enough, rounded up to two significant digits and never to the cent below."""
-    return format_usd(_rounded_up(usd)) if usd > 0 else format_usd(usd)
+    """A budget that is enough, rounded up to two significant digits, or as few as are printed.
+
+    >>> _up(Decimal("0.0251")), _up(Decimal("0.00012345")), _up(Decimal("0.0000012"))
+    ('$0.0260', '$0.0002', '$0.000002')
+    """
+    shown = "0.0001" if usd >= Decimal("0.0001") else "0.000001"
+    return format_usd(_rounded_up(usd, Decimal(shown))) if usd > 0 else format_usd(usd)
 
 
 def _up_hours(hours: Decimal) -> str:
@@ -101,8 +106,8 @@ def _up_hours(hours: Decimal) -> str:
     return f"{_rounded_up(hours):f}"
 
 
-def _rounded_up(figure: Decimal) -> Decimal:
-    step = Decimal(1).scaleb(figure.adjusted() - 1)
+def _rounded_up(figure: Decimal, finest: Decimal = Decimal(0)) -> Decimal:
+    step = max(finest, Decimal(1).scaleb(figure.adjusted() - 1))
     return Decimal((figure / step).to_integral_value("ROUND_CEILING") * step)
 
 

@@ -15,7 +15,7 @@ from launcher.market.look import on_nodes
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.fits import OverBudgetPlanError, check_begins, check_fits, less_by_lines
 from launcher.plans.instead import NODES, less_work, other_machines
-from launcher.plans.plan import Plan, plan_from_trial
+from launcher.plans.plan import CostLine, Plan, Quantiles, plan_from_trial
 from launcher.plans.planner import Ranked, plan_offers
 from launcher.plans.read_facts import read_facts
 from recipes.calibration import Calibration
@@ -64,6 +64,24 @@ def test_a_plan_above_the_budget_is_refused_with_both_figures_and_what_would_fit
 
 def test_the_budget_that_is_proposed_is_enough(recipe: Recipe, plan: Plan) -> None:
     check_fits(plan, with_budget(recipe, usd="0.0260"))
+
+
+@given(usd=st.decimals("0.000001", "1000000", places=9))
+def test_the_budget_that_is_proposed_is_enough_as_it_is_printed(usd: Decimal) -> None:
+    line = CostLine(
+        name="train",
+        quantity=Quantiles(p10=usd, p50=usd, p90=usd),
+        unit="h",
+        usd_per_unit=Decimal(1),
+    )
+    dear = made(100).model_copy(update={"lines": (line,)})
+
+    with pytest.raises(OverBudgetPlanError) as refused:
+        check_fits(dear, with_budget(tiny(), usd="0.0000009"))
+
+    (enough,) = re.findall(r"Raise budget\.usd to \$([\d.,]+)\. ", str(refused.value))
+    proposed = Decimal(enough.replace(",", ""))
+    assert usd <= proposed <= max(usd * Decimal("1.1"), usd + Decimal("0.0001"))
 
 
 def test_a_budget_too_small_for_anything_proposes_no_number_of_steps(

@@ -24,13 +24,14 @@ from recipes.money import format_usd
 from recipes.recipe import ApiTeacher
 
 
-def assumptions(
-    work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
-) -> Iterator[str]:
-    """Everything that a plan takes for granted, one sentence each."""
-    yield f"price: {format_usd(offer.usd_per_hour)}/h by {offer.source}, " + format_age(
-        offer.as_of, now
-    )
+def price_note(offer: Offer, now: float) -> str:
+    """What an hour costs, who says so, and how old that is: of the moment, and so not in a plan."""
+    age = format_age(offer.as_of, now)
+    return f"price: {format_usd(offer.usd_per_hour)}/h by {offer.source}, {age}"
+
+
+def assumptions(work: Work, offer: Offer, run: RunHours, efficiency: Efficiency) -> Iterator[str]:
+    """Everything that a plan takes for granted beside its price, one sentence each."""
     yield from work.notes
     yield from _training(work, run, efficiency)
     yield from _answers(work)

@@ -73,6 +73,10 @@ class CostLine(Part):
         return self.quantity.times(self.usd_per_unit)
 
 
+_SEEN: Any = {"offer": {"as_of": True}, "alternatives": {"__all__": {"offer": {"as_of": True}}}}
+"""Where a plan says when its prices were seen, as pydantic's `exclude` takes it."""
+
+
 class Alternative(Part):
     """An offer that the work can be done on."""
 
@@ -162,8 +166,9 @@ class Plan(Part):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change with anything in the plan."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Twelve hex digits that change with anything in the plan but when its prices were seen."""
+        same = self.model_dump_json(exclude=_SEEN)
+        return hashlib.sha256(same.encode()).hexdigest()[:12]
 
 
 def work_key(recipe: Recipe, device: str, inputs: Mapping[str, str]) -> str:

@@ -107,7 +107,7 @@ class Ranked:
     def plan(self, rank: int) -> Plan:
         """The whole plan for one offer."""
         offer, run = self.offers[rank], self.runs[self.run_of[rank]]
-        plan = _plan(self.recipe, self.work, offer, run, self.now, self.efficiency)
+        plan = _plan(self.recipe, self.work, offer, run, self.efficiency)
         ranks = dict.fromkeys([rank, *range(len(self))[:ALTERNATIVES], *self._staying()])
         alternatives = tuple(self._alternative(each) for each in ranks)
         return with_teacher_api(plan.model_copy(update={"alternatives": alternatives}), self.recipe)
@@ -273,7 +273,7 @@ def _ranked(
     table = np.array([_each(run.total) for run in runs.values()])
     prices = np.array([float(offers[index].usd_per_hour) for index in can.tolist()])
     any_offer, any_run = offers[int(can[0])], next(iter(runs.values()))
-    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, now, efficiency), recipe)
+    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, efficiency), recipe)
     usd = prices[:, None] * table[run_of] + np.array([float(each) for each in api_usd])
     hours = table[run_of] + np.array(_each(work.home_hours))
     careful = usd[:, 2] <= float(recipe.budget.usd)
@@ -320,9 +320,7 @@ def _endpoint_usd(plan: Plan, recipe: Recipe) -> tuple[Decimal, Decimal, Decimal
 # ---- plans -----------------------------------------------------------------------------------
 
 
-def _plan(
-    recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
-) -> Plan:
+def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, efficiency: Efficiency) -> Plan:
     at_home = {"generate": work.home_hours} if work.asked else {}
     lines = [
         *_lines(at_home, Decimal(0)),
@@ -338,7 +336,7 @@ def _plan(
             "recipe": recipe.name,
             "offer": offer,
             "lines": tuple(lines),
-            "assumptions": tuple(assumptions(work, offer, run, now, efficiency)),
+            "assumptions": tuple(assumptions(work, offer, run, efficiency)),
             "work": work_key(recipe, _device(offer), work.inputs),
             "inputs": dict(work.inputs),
             "units": {stage: count for stage, count in units.items() if count},

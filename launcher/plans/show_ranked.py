@@ -7,6 +7,7 @@ much.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from launcher.plans.notes import price_note
 from launcher.plans.plan import fit_json, summary
 from launcher.plans.planner import Misfit, Option, Ranked
 from launcher.plans.show_plan import headline, markdown_lines, markdown_row, render_lines
@@ -40,7 +41,7 @@ def render_ranked(ranked: Ranked, offers: int = RUNNERS_UP) -> "RenderableType":
         render_lines(plan),
         "",
         Text("assumptions"),
-        *(Text(f"- {assumption}") for assumption in plan.assumptions),
+        *(Text(f"- {assumption}") for assumption in _assumptions(ranked)),
     ]
     if len(ranked) > 1 and offers:
         blocks += ["", _table(ranked.options(0, offers + 1)), Text(_legend(ranked, offers))]
@@ -100,6 +101,10 @@ def why(ranked: Ranked) -> str:
 # ---- parts -----------------------------------------------------------------------------------
 
 
+def _assumptions(ranked: Ranked) -> Sequence[str]:
+    return price_note(ranked.chosen.offer, ranked.now), *ranked.chosen.assumptions
+
+
 def _offers(count: int) -> str:
     return "1 offer" if count == 1 else f"{count:,} offers"
 
@@ -140,7 +145,8 @@ def _table(options: Sequence[Option]) -> "Table":
 
 
 def _markdown(ranked: Ranked, offers: int) -> Iterator[str]:
-    yield from markdown_lines(ranked.chosen, ranked.recipe.budget, why(ranked))
+    budget = ranked.recipe.budget
+    yield from markdown_lines(ranked.chosen, budget, _assumptions(ranked), why(ranked))
     if len(ranked) > 1 and offers:
         yield "\n| | offer | $/h | P50 | P90 | time | |\n|---|---|--:|--:|--:|--:|---|"
         for rank, option in enumerate(ranked.options(0, offers + 1), 1):

@@ -200,6 +200,15 @@ def test_a_plan_made_on_another_machine_is_refused(plan: Plan) -> None:
 # ---- prices ----------------------------------------------------------------------------------
 
 
+def test_a_plan_of_the_same_prices_has_the_same_hash_whenever_it_was_made() -> None:
+    later = tuple(each.model_copy(update={"as_of": NOW + 3600}) for each in THREE)
+    again = plan_offers(S1, later, read_facts(S1), NOW + 3700).chosen
+    dearer = planned((offer("40"), offer("41.01", zone="us-east-2b"), THREE[2]))
+
+    assert again.hash == PLAN.hash
+    assert dearer.hash != PLAN.hash
+
+
 def test_where_nothing_moved_it_is_the_very_plan() -> None:
     later = tuple(each.model_copy(update={"as_of": NOW + 3600}) for each in THREE)
 

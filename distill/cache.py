@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from recipes.fingerprints import fingerprint
 from recipes.recipe import ApiTeacher, ModelTeacher, Sampling
 from recipes.rundir import Trace, read_lines, write_atomically
 
@@ -33,12 +34,6 @@ def teacher_identity(teacher: ModelTeacher | ApiTeacher) -> str | None:
     if teacher.revision is None:
         return None
     return _digest({"hub": teacher.model, "at": teacher.revision, "dtype": teacher.dtype})
-
-
-def fingerprint(folder: Path) -> str:
-    """Hash of the names and contents of all files below a folder (about 1 GB a second)."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return _digest({str(path.relative_to(folder)): _file_digest(path) for path in files})
 
 
 def answer_key(
@@ -88,11 +83,6 @@ class TraceCache:
         if lines:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(self._folder / f"{hashlib.sha256(lines).hexdigest()}.jsonl", lines)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(value: Mapping[str, object]) -> str:

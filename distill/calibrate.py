@@ -129,11 +129,13 @@ def calibrate(context: Context, boot_s: float) -> Calibration:
     stages["train"], checkpoint_s = _try_training(context, rows, answers)
     if recipe.evaluation:
         stages["evaluate"] = _try_evaluation(context)
+    sizes = [_prompt_bytes(row) for row in rows] if "generate" in stages else []
     return Calibration(
         device=device_name(context.device),
         boot_s=boot_s,
         checkpoint_s=checkpoint_s,
-        prompt_bytes=_prompt_bytes(rows) if "generate" in stages else None,
+        prompt_bytes=sum(sizes) if sizes else None,
+        longest_prompt_bytes=max(sizes) if sizes else None,
         stages=stages,
     )
 
@@ -174,8 +176,8 @@ def _assumed_endpoint(teacher: ApiTeacher, rows: int) -> StageSpeed:
     )
 
 
-def _prompt_bytes(rows: Sequence[Row]) -> int:
-    return sum(len(message["content"].encode()) for row in rows for message in messages(row))
+def _prompt_bytes(row: Row) -> int:
+    return sum(len(message["content"].encode()) for message in messages(row))
 
 
 # ---- train -----------------------------------------------------------------------------------

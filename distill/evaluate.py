@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from distill.cache import fingerprint
 from distill.context import Context, StageStopped
 from distill.data import Row, load_rows
 from distill.generate import stop_if_due
@@ -22,6 +21,7 @@ from distill.generation import Answer, answer_batch
 from distill.pace import Pace
 from distill.scoring import extract, is_match, standard_error
 from distill.text import prompt_ids
+from recipes.fingerprints import fingerprint
 from recipes.recipe import Part, Task
 from recipes.rundir import (
     Score,

@@ -92,8 +92,8 @@ class Pricing:
         from launcher.plans.fits import check_begins, check_fits, less_by_lines
 
         plan, recipe = made.plan, made.recipe
-        fits = over(recipe.budget, plan.needed_usd, plan.hours.p90) is None
-        if fits or (accept_partial and plan.least_usd <= recipe.budget.usd):
+        fits = over(recipe.budget, plan.needed_usd, plan.needed_hours) is None
+        if fits or (accept_partial and plan.begins(recipe.budget)):
             return
         less, instead = (
             (less_by_lines(plan, recipe), "") if recipe.hardware.local else self._would_fit(made)
@@ -109,7 +109,7 @@ class Pricing:
         from launcher.plans.planner import plan_offers
         from launcher.plans.read_facts import read_facts
 
-        recipe, facts = made.recipe, read_facts(made.recipe)
+        recipe, facts = made.recipe, read_facts(made.recipe, self._outside.home.fingerprints)
         efficiency = self._efficiency()
         less = less_work(recipe, made.plan.offer, facts, self._outside.clock(), efficiency)
         terms: Terms = "any" if recipe.hardware.spot else "on_demand"
@@ -159,7 +159,7 @@ class Pricing:
         from launcher.plans.read_facts import read_facts
 
         hardware = recipe.hardware
-        facts = read_facts(recipe)
+        facts = read_facts(recipe, self._outside.home.fingerprints)
         terms: Terms = "any" if hardware.spot else "on_demand"
         found = self._outside.offers(hardware.accelerators, hardware.nodes, terms)
         for warning in found.warnings:

@@ -86,7 +86,7 @@ def _affordable(outside: Outside, made: Planned, usd: Decimal, nodes: int) -> Pl
         recipe = rehearsal_of(made.recipe, made.plan, usd, steps, nodes)
         planned = outside.pricing.price(recipe)
         plan = planned.plan
-        if over(recipe.budget, plan.needed_usd, plan.hours.p90) is None:
+        if over(recipe.budget, plan.needed_usd, plan.needed_hours) is None:
             return planned
     assert plan is not None, "there is a number of steps to try"
     raise DearRehearsalError(plan, usd, plan.usd_of("boot").p50)

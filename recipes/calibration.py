@@ -39,5 +39,8 @@ class Calibration(Part):
     prompt_bytes: int | None = None
     """UTF-8 bytes of all rendered prompts together, each once; `None` where no teacher is asked."""
 
+    longest_prompt_bytes: int | None = None
+    """The same of the longest one."""
+
     stages: dict[Stage, StageSpeed]
     """Only stages that this recipe has."""

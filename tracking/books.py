@@ -96,6 +96,10 @@ class Attempt:
         return None if name is None else str(name)
 
 
+NO_MACHINE = "no machine"
+"""How an attempt ended for which none could be had."""
+
+
 @dataclass(frozen=True)
 class Reservation:
     """Money set aside, and not settled yet."""
@@ -264,6 +268,18 @@ class Books:
         changes = [change for _, change in self._all(Repriced)]
         return tuple(
             _attempt(entry, ends.get(entry.attempt), changes) for _, entry in self._starts()
+        )
+
+    @property
+    def machines(self) -> tuple[Attempt, ...]:
+        """The attempts that had what an hour is paid for, or may still have it. Not those for which
+        no machine could be had, nor one that asked a teacher from here, where machines are
+        rented."""
+        rented = not self.opened.recipe.get("hardware", {}).get("local")
+        return tuple(
+            attempt
+            for attempt in self.attempts
+            if attempt.how != NO_MACHINE and not (rented and attempt.offer.get("cloud") == "local")
         )
 
     @property

@@ -25,14 +25,18 @@ class Row(Part):
     recipe: str
     status: RunState
     usd: Decimal
-    """Metered; so far, if the run is not over."""
+    """Metered: what is settled so far."""
+    reserved_usd: Decimal
+    """Set aside and not settled yet: the run may come to so much more."""
     hours: float
     """Wall time, from the launch to the end; so far, if the run is not over [h]."""
     scores: dict[str, Score]
     usd_per_point: Decimal | None
-    """Dollars for each hundredth of the score that is compared; null where it is 0 or unknown."""
+    """Dollars for each hundredth of the score that is compared; null where it is 0 or unknown, or
+    something is not settled yet."""
     on_frontier: bool
-    """No other run that is over is at least as cheap and as good, and better in one of the two."""
+    """No other run that is over and settled is at least as cheap and as good, and better in one of
+    the two."""
 
 
 class ScoreDifference(Part):
@@ -44,13 +48,15 @@ class ScoreDifference(Part):
     """Standard error of `value`. The runs' errors are taken as independent, which is careful where
     both answered the same problems."""
     beyond_error: bool
-    """Whether `value` is further from 0 than 1.96 of its standard errors."""
+    """Whether the difference is further from 0 than 1.96 of its standard errors. Where all or none
+    of a run's answers were right it counts as a little less, or more: see `score_difference`."""
 
 
 class Difference(Part):
     """The second run less the first, where two are compared."""
 
-    usd: Decimal
+    usd: Decimal | None
+    """Null while something of either is not settled."""
     hours: float
     scores: tuple[ScoreDifference, ...]
 
@@ -81,9 +87,12 @@ def compare(receipts: Sequence[Receipt]) -> Comparison:
             recipe=receipt.recipe,
             status=receipt.status,
             usd=receipt.metered_usd,
+            reserved_usd=receipt.reserved_usd,
             hours=receipt.wall_s / SECONDS_PER_HOUR,
             scores=receipt.scores,
-            usd_per_point=usd_per_point(receipt.metered_usd, _value(receipt, task)),
+            usd_per_point=None
+            if receipt.reserved_usd
+            else usd_per_point(receipt.metered_usd, _value(receipt, task)),
             on_frontier=marked,
         )
         for receipt, marked in zip(receipts, frontier(points), strict=True)
@@ -129,7 +138,11 @@ def usd_per_point(usd: Decimal, score: float | None) -> Decimal | None:
 
 
 def score_difference(task: str, first: Score, second: Score) -> ScoreDifference:
-    """How much higher the second scores, and how sure that is."""
+    """How much higher the second scores, and how sure that is.
+
+    `value` is the plain difference. Whether it is beyond the error is asked of careful shares: 1 of
+    1 is 1.00, and yet not certain to be more than 0 of 1.
+    """
     (low, low_error), (high, high_error) = _careful(first), _careful(second)
     stderr = math.hypot(low_error, high_error)
     return ScoreDifference(
@@ -141,12 +154,12 @@ def score_difference(task: str, first: Score, second: Score) -> ScoreDifference:
 
 
 def _careful(score: Score) -> tuple[float, float]:
-    """Value and standard error, where an error of 0 stands for no certainty.
+    """The share of hits and its standard error, where all or none is no certainty.
 
-    By p(1-p)/n all of three, or none of one, is beyond doubt. There (x+2)/(n+4) takes the place of
-    x/n: Agresti and Coull, The American Statistician 52:2, 1998.
+    There (x+2)/(n+4) takes the place of x/n: Agresti and Coull, The American Statistician 52:2,
+    1998. The worker's own error is of that share then, and belongs to no other.
     """
-    if score.stderr > 0:
+    if 0 < score.value < 1:
         return score.value, score.stderr
     n = score.n + 4
     share = (score.value * score.n + 2) / n
@@ -166,14 +179,15 @@ def _value(receipt: Receipt, task: str | None) -> float | None:
 
 def _point(receipt: Receipt, task: str | None) -> tuple[Decimal, float] | None:
     value = _value(receipt, task)
-    if receipt.status not in TERMINAL or value is None:
+    if receipt.status not in TERMINAL or receipt.reserved_usd or value is None:
         return None
     return receipt.metered_usd, value
 
 
 def _difference(first: Receipt, second: Receipt) -> Difference:
+    settled = not first.reserved_usd and not second.reserved_usd
     return Difference(
-        usd=second.metered_usd - first.metered_usd,
+        usd=second.metered_usd - first.metered_usd if settled else None,
         hours=(second.wall_s - first.wall_s) / SECONDS_PER_HOUR,
         scores=tuple(
             score_difference(task, score, second.scores[task])

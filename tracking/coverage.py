@@ -15,8 +15,8 @@ def included(books: Books) -> tuple[str, ...]:
     said = [f"{_machine(recipe)}, from the start of each attempt to its end, {_price(books)}"]
     if _kind(recipe, "teacher") == "api":
         said.append("the teacher's answers, by their tokens and the endpoint's prices")
-    if len(books.attempts) > 1:
-        said.append(f"all {len(books.attempts)} attempts, and the work that was lost between them")
+    if len(books.machines) > 1:
+        said.append(f"all {len(books.machines)} attempts, and the work that was lost between them")
     said += [f"{line}" for line in ("storage", "egress") if line in books.lines]
     return tuple(said)
 
@@ -54,11 +54,11 @@ def _machine(recipe: dict[str, Any]) -> str:
 
 
 def _price(books: Books) -> str:
-    if not books.attempts:
+    if not books.machines:
         return "of which there has been none"
     prices = dict.fromkeys(
         (price.usd_per_hour, attempt.price_source)
-        for attempt in books.attempts
+        for attempt in books.machines
         for price in attempt.prices.changes
     )
     return " and ".join(

@@ -20,6 +20,7 @@ class Home:
     mlflow.db      MLflow's store, where MLFLOW_TRACKING_URI names no other
     mlartifacts/   the files of that store
     runs/          one folder a run
+    fingerprints/  what is remembered of large files, so that each is read once
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +30,7 @@ class Home:
         self.mlflow_artifacts = path / "mlartifacts"
         self.mlflow_lock = path / "mlflow.lock"
         self.runs = path / "runs"
+        self.fingerprints = path / "fingerprints"
 
     def run(self, run_id: str) -> RunDir:
         """The folder of one run, whether it is there or not."""

@@ -116,7 +116,7 @@ class Receipt(Part):
     teardown: TeardownProof
 
     price: Price | None
-    """Of the newest attempt; null where none was made."""
+    """Of the newest machine; null where there was none."""
     attempts: tuple[AttemptLine, ...]
     git: Git
     mlflow_run_id: str | None
@@ -160,7 +160,7 @@ def make_receipt(books: Books, run: RunDir) -> Receipt:
         of_steps=of_steps,
         teacher=teacher,
         teardown=_teardown(books),
-        price=_price(books.attempts),
+        price=_price(books.machines),
         attempts=tuple(_attempt_line(attempt) for attempt in books.attempts),
         git=books.opened.git,
         mlflow_run_id=books.mlflow_run_id,
@@ -225,10 +225,10 @@ def _steps(run: RunDir, events: list[AnyEvent]) -> tuple[int | None, int | None]
     return (taken[-1].step, taken[-1].steps) if taken else (None, None)
 
 
-def _price(attempts: tuple[Attempt, ...]) -> Price | None:
-    if not attempts:
+def _price(machines: tuple[Attempt, ...]) -> Price | None:
+    if not machines:
         return None
-    newest = attempts[-1]
+    newest = machines[-1]
     return Price(
         usd_per_hour=newest.usd_per_hour,
         source=newest.price_source,

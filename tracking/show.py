@@ -13,7 +13,7 @@ from recipes.durations import format_seconds
 from recipes.money import SECONDS_PER_HOUR, format_usd, from_micro_usd
 from recipes.rundir import Score
 from tracking.books import Books
-from tracking.compare import Comparison, Difference, ScoreDifference
+from tracking.compare import Comparison, Difference, Row, ScoreDifference
 from tracking.entries import LINES, TERMINAL, RunState
 from tracking.receipt import Receipt
 
@@ -131,7 +131,7 @@ def _facts(receipt: Receipt) -> "Table":
 def _machine(receipt: Receipt) -> str:
     price = receipt.price
     if price is None:
-        return "none yet"
+        return "none" if receipt.status in TERMINAL else "none yet"
     seen = "" if price.as_of is None else f", seen {_moment(price.as_of)}"
     offer = price.offer or "unknown"
     return f"{offer} at ${price.usd_per_hour.normalize():f}/h (by {price.source}{seen})"
@@ -210,10 +210,9 @@ def _comparison_table(comparison: Comparison) -> "Table":
         *((task, "right") for task in tasks),
         ("$/point", "right"),
     )
-    digits = _digits(row.usd for row in comparison.rows)
+    digits = _digits(row.usd + row.reserved_usd for row in comparison.rows)
     point_digits = _digits(row.usd_per_point for row in comparison.rows)
     for row in comparison.rows:
-        so_far = "" if row.status in TERMINAL else " so far"
         scores = (
             _partial_score(row.scores[task]) if task in row.scores else "unknown" for task in tasks
         )
@@ -222,12 +221,19 @@ def _comparison_table(comparison: Comparison) -> "Table":
             "*" if row.on_frontier else "",
             _broken_behind(row.recipe, row.run_id),
             _state(row.status),
-            f"{_usd(row.usd, digits)}{so_far}",
+            _dollars(row, digits),
             format_seconds(row.hours * SECONDS_PER_HOUR),
             *scores,
             _usd(row.usd_per_point, point_digits),
         )
     return table
+
+
+def _dollars(row: Row, digits: int) -> str:
+    """What a run has cost; where something is not settled yet, what it may come to."""
+    if row.reserved_usd:
+        return f"up to {_usd(row.usd + row.reserved_usd, digits)}"
+    return f"{_usd(row.usd, digits)}{'' if row.status in TERMINAL else ' so far'}"
 
 
 def _difference(comparison: Comparison) -> list[str]:
@@ -241,6 +247,8 @@ def _difference(comparison: Comparison) -> list[str]:
 def _more_or_less(difference: Difference) -> str:
     usd, seconds = difference.usd, difference.hours * SECONDS_PER_HOUR
     dollars = f"{format_usd(abs(usd))} {'more' if usd > 0 else 'less'}" if usd else "as dear"
+    if usd is None:
+        dollars = "dollars not settled yet"
     longer = f"{format_seconds(abs(seconds))} {'longer' if seconds > 0 else 'shorter'}"
     return f"{dollars}, {longer if abs(seconds) >= 0.05 else 'as long'}"
 

@@ -112,7 +112,7 @@ def plan(
       still plan recipes/s1.yaml --budget 80 --offers 10
       still plan recipes/s1.yaml --save s1.plan.json
     """
-    from launcher.plans.plan import summary
+    from launcher.plans.plan import fit_json, summary
     from launcher.plans.saved import save_plan
     from launcher.plans.show_plan import markdown_plan, render_plan
     from launcher.plans.show_ranked import markdown_ranked, ranked_json, render_ranked
@@ -121,7 +121,8 @@ def plan(
     made = outside.pricing.plan(changed_recipe(recipe_file, **flags), recipe_file.absolute().parent)
     budget, ranked = made.recipe.budget, made.ranked
     if as_json:
-        outside.print_json(ranked_json(ranked, offers) if ranked else summary(made.plan))
+        here = {**summary(made.plan), **fit_json(made.plan, budget)}
+        outside.print_json(ranked_json(ranked, offers) if ranked else here)
     elif markdown:
         text = markdown_ranked(ranked, offers) if ranked else markdown_plan(made.plan, budget)
         click.echo(text, nl=False)

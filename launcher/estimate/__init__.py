@@ -8,7 +8,7 @@
     training.py       GPU-hours to train, for one machine or 100,000
     generation.py     GPU-hours to write text: a teacher's answers, an evaluation
     interruptions.py  what losing the machine now and then costs
-    overheads.py      checkpoints, downloads, boot, minimum billing
+    overheads.py      checkpoints, downloads, boot
     plausible.py      figures that cannot be true
 
 Nothing here looks at a clock, a file of the user or the network. Quantities that are not known are

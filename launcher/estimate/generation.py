@@ -9,9 +9,9 @@ spread is wide, and the first minutes of a run replace it.
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.estimate.flops import prompt_flops, written_flops
+from launcher.estimate.flops import FLOAT32_SLOWDOWN, prompt_flops, written_flops
 from launcher.estimate.gpus import Gpu
-from launcher.estimate.memory import HALF, generating_need
+from launcher.estimate.memory import VALUE_BYTES, NumberFormat, generating_need
 from launcher.estimate.models import ModelFacts
 from launcher.estimate.quantiles import Quantiles
 
@@ -44,6 +44,7 @@ class Writing:
     samples_at_once: int
     """Wanted for each copy of the model; fewer where memory ends."""
     engine: Engine = "transformers"
+    computes_in: NumberFormat = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def estimate_writing(
     (0.132, 1067)
     """
     length = writing.prompt_tokens + writing.longest_answer_tokens
-    at_once = _samples_that_fit(model, length, gpu, gpus_per_copy)
+    at_once = _samples_that_fit(model, length, gpu, gpus_per_copy, writing.computes_in)
     at_once = min(at_once, writing.samples_at_once, writing.answers)
     if at_once < 1:
         return None
@@ -93,9 +94,13 @@ def estimate_writing(
     )
 
 
-def _samples_that_fit(model: ModelFacts, length: float, gpu: Gpu, gpus_per_copy: int) -> int:
-    empty = generating_need(model, tokens_at_once=0, gpus=gpus_per_copy)
-    one = generating_need(model, tokens_at_once=length, gpus=gpus_per_copy)
+def _samples_that_fit(
+    model: ModelFacts, length: float, gpu: Gpu, gpus_per_copy: int, computes_in: NumberFormat
+) -> int:
+    empty, one = (
+        generating_need(model, tokens_at_once=tokens, gpus=gpus_per_copy, computes_in=computes_in)
+        for tokens in (0.0, length)
+    )
     return int((gpu.memory_bytes - empty.total) // (one.total - empty.total))
 
 
@@ -107,7 +112,13 @@ def _reading_seconds(model: ModelFacts, writing: Writing, gpu: Gpu) -> float:
         prompt_tokens=writing.prompt_tokens,
     )
     tokens = writing.answers * writing.prompt_tokens
-    return each * tokens / (gpu.half_flops * COMPUTE_SHARE)
+    return each * tokens / _flops_per_s(writing, gpu)
+
+
+def _flops_per_s(writing: Writing, gpu: Gpu) -> float:
+    """What products reach while text is read or written."""
+    slower = FLOAT32_SLOWDOWN if writing.computes_in == "float32" else 1.0
+    return gpu.half_flops * COMPUTE_SHARE / slower
 
 
 def _step_seconds(
@@ -115,8 +126,8 @@ def _step_seconds(
 ) -> float:
     """Seconds for one token of each sample under way: memory or computing, whichever is slower."""
     tokens_before = writing.prompt_tokens + writing.longest_answer_tokens / 2
-    cache = at_once * tokens_before * model.kv_values_per_token * HALF
-    moved = _params_visited(model, at_once) * HALF + cache
+    cached = at_once * tokens_before * model.kv_values_per_token
+    moved = (_params_visited(model, at_once) + cached) * VALUE_BYTES[writing.computes_in]
     flops = at_once * written_flops(
         active_params=model.active_params,
         layers=model.layers,
@@ -124,7 +135,7 @@ def _step_seconds(
         tokens_before=tokens_before,
     )
     moving_s = moved / (gpu.memory_bytes_per_s * BANDWIDTH_SHARE)
-    computing_s = flops / (gpu.half_flops * COMPUTE_SHARE)
+    computing_s = flops / _flops_per_s(writing, gpu)
     fixed_s = model.layers * SECONDS_PER_LAYER[writing.engine]
     return max(moving_s, computing_s) / gpus_per_copy + fixed_s
 

@@ -10,8 +10,6 @@ Systems 22, 2006). All times here are in hours.
 import math
 from dataclasses import dataclass
 
-from launcher.estimate.quantiles import Quantiles
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -90,42 +88,3 @@ def expected_completion(
         hours = math.inf if work > 0 else 0.0
     hours = max(hours, work + writing)  # rounding must not give time back
     return Completion(hours, writing, hours - work - writing, hours / mean_between)
-
-
-def lost_hours(expected: Completion) -> Quantiles:
-    """Spread of the lost hours: the number of interruptions is Poisson, each loses the same.
-
-    >>> spot = expected_completion(10, interval=0.276, checkpoint=0.01, restart=0.5,
-    ...                            mean_between=4.0)
-    >>> lost = lost_hours(spot)
-    >>> round(lost.p10, 2), round(lost.p50, 2), round(lost.p90, 2)
-    (0.59, 1.78, 2.97)
-    """
-    if expected.interruptions == 0:
-        return Quantiles.exactly(0.0)
-    if math.isinf(expected.hours):
-        return Quantiles.exactly(math.inf)
-    each = expected.lost_hours / expected.interruptions
-    counts = (poisson_quantile(expected.interruptions, share) for share in (0.1, 0.5, 0.9))
-    return Quantiles(*(each * count for count in counts))
-
-
-def poisson_quantile(mean: float, share: float) -> int:
-    """The smallest number that so large a share of counts does not pass. Mean at least 0.
-
-    From a mean of 400 on by the normal distribution, which is then off by less than one.
-
-    >>> [poisson_quantile(0.4, share) for share in (0.1, 0.5, 0.9)]
-    [0, 0, 1]
-    """
-    if mean > 400:
-        from statistics import NormalDist
-
-        return max(0, math.ceil(NormalDist(mean, math.sqrt(mean)).inv_cdf(share) - 0.5))
-    count, chance = 0, math.exp(-mean)
-    below = chance
-    while below < share and chance > 0:
-        count += 1
-        chance *= mean / count
-        below += chance
-    return count

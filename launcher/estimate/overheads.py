@@ -1,10 +1,8 @@
-"""What is paid for around the work: checkpoints, downloads, boot, and the shortest bill.
+"""What is paid for around the work: checkpoints, downloads, boot.
 
 The bandwidths and boot times are assumptions, named so that a plan can print them and a person can
 argue with them; finished runs measure all of them. docs/estimates.md says where each comes from.
 """
-
-import math
 
 from launcher.estimate.flops import Method
 from launcher.estimate.quantiles import Quantiles
@@ -57,32 +55,3 @@ def transfer_seconds(size_bytes: float, bytes_per_s: Quantiles, nodes: int = 1) 
     """
     whole = size_bytes / nodes
     return Quantiles(whole / bytes_per_s.p90, whole / bytes_per_s.p50, whole / bytes_per_s.p10)
-
-
-def boot_seconds(download_bytes: float) -> Quantiles:
-    """From the request for nodes to the first step of the work [s].
-
-    Provisioning, setup, the download of `download_bytes` to every node (each fetches its own, at
-    the same time), and loading it. Waiting for capacity is left out: it is not billed.
-
-    >>> round(boot_seconds(65.52e9).p50)
-    467
-    """
-    return (
-        PROVISION_SECONDS.plus(SETUP_SECONDS)
-        .plus(transfer_seconds(download_bytes, DOWNLOAD_BYTES_PER_S))
-        .plus(Quantiles.exactly(download_bytes / 1e9 * LOAD_SECONDS_PER_GB))
-    )
-
-
-def billed_seconds(seconds: float, *, at_least: float = 60.0, step: float = 1.0) -> float:
-    """Seconds on the bill: rounded up to whole steps, and never fewer than the shortest bill.
-
-    The defaults are those of AWS for Linux: by the second, a minute at least.
-
-    >>> billed_seconds(12.3), billed_seconds(3601, at_least=3600, step=3600)
-    (60.0, 7200.0)
-    """
-    if seconds <= 0:
-        return 0.0
-    return max(at_least, float(math.ceil(seconds / step) * step))

@@ -7,10 +7,13 @@ those may take is reckoned at the highest price.
 from decimal import Decimal
 
 from launcher.market.offers import Offer
-from recipes.money import from_micro_usd, machine_micro_usd
+from recipes.money import SECONDS_PER_HOUR, from_micro_usd, machine_micro_usd
 
 LEAST_S = 600.0
 """With less than this no machine is rented [s]."""
+
+LEAST_HOURS = (Decimal(LEAST_S) / SECONDS_PER_HOUR).quantize(Decimal("1e-9"), "ROUND_UP")
+"""The same in hours, and never less [h]."""
 
 LEAST_LAUNCH_S = 300.0
 """With less than this for it no launch is begun: it would be given up when hardly begun [s]."""

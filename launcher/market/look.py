@@ -188,10 +188,20 @@ def ranked(offers: Iterable[Offer]) -> list[Offer]:
 def on_nodes(single: Iterable[Offer], nodes: int) -> list[Offer]:
     """So many machines together of each offer of one, where its cloud can join them."""
     return [
-        offer.model_copy(update={"nodes": nodes, "usd_per_hour": offer.usd_per_hour * nodes})
+        offer.model_copy(
+            update={
+                "nodes": nodes,
+                "usd_per_hour": offer.usd_per_hour * nodes,
+                "on_demand_usd_per_hour": _times(offer.on_demand_usd_per_hour, nodes),
+            }
+        )
         for offer in single
         if nodes == 1 or offer.cloud not in ONE_NODE_ONLY
     ]
+
+
+def _times(usd: Decimal | None, nodes: int) -> Decimal | None:
+    return None if usd is None else usd * nodes
 
 
 # ---- from listings to offers -----------------------------------------------------------------
@@ -250,7 +260,7 @@ def _offer(
         nodes=wanted.nodes,
         spot=spot,
         usd_per_hour=usd * wanted.nodes,
-        on_demand_usd_per_hour=None if on_demand_usd is None else on_demand_usd * wanted.nodes,
+        on_demand_usd_per_hour=_times(on_demand_usd, wanted.nodes),
         source="SkyPilot",
         as_of=catalog.as_of,
     )
@@ -260,18 +270,21 @@ def _nearest(wanted: Wanted, catalogs: Sequence[Catalog]) -> Iterator[str]:
     """What comes closest: the same GPU in other numbers or on other terms, else names like it."""
     alike = _offers(replace(wanted, count=None, terms="any"), catalogs)
     if not alike and wanted.gpu is not None:
-        names = {listing.accelerator for catalog in catalogs for listing in catalog.listings}
+        names = {
+            gpu_of(listing.cloud, listing.accelerator, listing.instance_type)
+            for catalog in catalogs
+            for listing in catalog.listings
+        }
         for name in get_close_matches(wanted.gpu, names, n=NEAREST, cutoff=0.5):
             alike += _offers(Wanted(gpu=name, nodes=wanted.nodes), catalogs)
     cheapest: dict[tuple[str | None, int, bool], Offer] = {}
     for offer in alike:
-        cheapest.setdefault((offer.accelerator, offer.accelerators, offer.spot), offer)
+        cheapest.setdefault((offer.gpu, offer.accelerators, offer.spot), offer)
     count = wanted.count or 1
     closest = sorted(cheapest.values(), key=lambda offer: abs(offer.accelerators - count))
     for offer in closest[:NEAREST]:
         yield (
-            f"{offer.accelerator}:{offer.accelerators} at {format_usd(offer.usd_per_hour)}/h "
-            f"({offer.name})"
+            f"{offer.gpu}:{offer.accelerators} at {format_usd(offer.usd_per_hour)}/h ({offer.name})"
         )
 
 

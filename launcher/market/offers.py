@@ -19,21 +19,35 @@ LOCAL = "local"
 _ON_A_CARD = {"A100-80GB": "A100-PCIe-80GB", "H100": "H100-PCIe"}
 """GPUs that are sold as an SXM module and, slower, on a PCIe card; catalogs call both the same."""
 
+_ON_AZURES_NC = {"A100-80GB": "A100-PCIe-80GB", "H100": "H100-NVL"}
+"""Azure's NC machines have cards, and its ND machines have modules."""
+
+_PLAIN_IS_A_CARD = ("runpod", "fluidstack")
+"""Clouds that call a module so, and a card by the plain name."""
+
 
 def gpu_of(cloud: str, accelerator: str, instance_type: str) -> str:
     """Which GPU a catalog means, by the name that `launcher.estimate.gpus` knows.
 
-    RunPod's plain names are the cards, and its modules are called so; other clouds name the card in
-    the machine's name or do not have it.
+    Where a name stands for modules and cards, the machine's name tells which, or else the cloud. On
+    Vast, where anybody offers anything, it is the card unless the name says otherwise.
 
     >>> gpu_of("aws", "H100", "p5.48xlarge"), gpu_of("runpod", "H100", "8x_H100_SECURE")
     ('H100', 'H100-PCIe')
     >>> gpu_of("runpod", "A100-80GB-SXM", ""), gpu_of("lambda", "H100", "gpu_1x_h100_pcie")
     ('A100-80GB', 'H100-PCIe')
+    >>> gpu_of("azure", "H100", "Standard_NC40ads_H100_v5"), gpu_of("vast", "H100", "1x-H100_NVL")
+    ('H100-NVL', 'H100-NVL')
     """
+    machine = instance_type.lower()
     if accelerator.endswith("-SXM"):
         return accelerator.removesuffix("-SXM")
-    if cloud == "runpod" or "pcie" in instance_type.lower():
+    if cloud == "azure" and machine.startswith("standard_nc"):
+        return _ON_AZURES_NC.get(accelerator, accelerator)
+    if cloud == "vast" and accelerator == "H100" and "nvl" in machine:
+        return "H100-NVL"
+    on_a_card = cloud in _PLAIN_IS_A_CARD or (cloud == "vast" and "sxm" not in machine)
+    if on_a_card or "pcie" in machine:
         return _ON_A_CARD.get(accelerator, accelerator)
     return accelerator
 

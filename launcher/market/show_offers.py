@@ -100,7 +100,7 @@ def _table(found: Found, shown: Sequence[Offer], now: float) -> "Table":
         table.add_row(
             str(rank),
             f"{offer.cloud} {offer.instance_type}",
-            *([f"{offer.accelerator}:{offer.accelerators}"] if several_gpus else []),
+            *([f"{offer.gpu}:{offer.accelerators}"] if several_gpus else []),
             offer.zone or offer.region,
             "spot" if offer.spot else "on demand",
             *([format_usd(offer.usd_per_node_hour)] if several_nodes else []),

@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+from launcher.machines.least import LEAST_HOURS
 from launcher.plans.plan import Plan, format_hours
 from recipes.errors import RefusedError
 from recipes.money import format_usd
@@ -21,7 +22,7 @@ class OverBudgetPlanError(RefusedError):
 
 
 def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
-    """Refuse a plan with less of a budget than its machines are begun with.
+    """Refuse a plan with less money or hours than its machines are begun with.
 
     Args:
         instead: a sentence on the machines that would fit, where somebody has looked.
@@ -30,6 +31,7 @@ def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
         OverBudgetPlanError: with the figures, and what would fit.
     """
     budget, usd, highest = recipe.budget.usd, plan.usd, plan.offer.highest_usd_per_hour
+    limit = recipe.budget.hours
     if plan.least_usd > budget:
         raise OverBudgetPlanError(
             f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
@@ -37,6 +39,17 @@ def check_begins(plan: Plan, recipe: Recipe, instead: str = "") -> None:
             f"{format_usd(plan.least_usd)}: an hour may come to {format_usd(highest)} while it "
             f"starts; its budget is {format_usd(budget)}.",
             " ".join(filter(None, [f"Raise budget.usd to {_up(plan.needed_usd)}.", instead])),
+        )
+    if limit is not None and plan.least_hours > limit:
+        answers = plan.least_hours - LEAST_HOURS
+        first = (
+            f", and the teacher may answer for {format_hours(answers)} before" if answers else ""
+        )
+        raise OverBudgetPlanError(
+            f"this run is estimated at {format_hours(plan.hours.p50)}; its limit is "
+            f"{format_hours(limit)}, and no machine is begun with less than "
+            f"{format_hours(LEAST_HOURS)} left{first}.",
+            f"Raise budget.hours to {_up_hours(plan.needed_hours)}.",
         )
 
 
@@ -76,8 +89,13 @@ def _remedy(more: str, smaller: str, instead: str) -> str:
 
 
 def _up(usd: Decimal) -> str:
-    """A budget that is enough, rounded up to two significant digits and never to the cent below."""
-    return format_usd(_rounded_up(usd)) if usd > 0 else format_usd(usd)
+    """A budget that is enough, rounded up to two significant digits, or as few as are printed.
+
+    >>> _up(Decimal("0.0251")), _up(Decimal("0.00012345")), _up(Decimal("0.0000012"))
+    ('$0.0260', '$0.0002', '$0.000002')
+    """
+    shown = "0.0001" if usd >= Decimal("0.0001") else "0.000001"
+    return format_usd(_rounded_up(usd, Decimal(shown))) if usd > 0 else format_usd(usd)
 
 
 def _up_hours(hours: Decimal) -> str:
@@ -88,8 +106,8 @@ def _up_hours(hours: Decimal) -> str:
     return f"{_rounded_up(hours):f}"
 
 
-def _rounded_up(figure: Decimal) -> Decimal:
-    step = Decimal(1).scaleb(figure.adjusted() - 1)
+def _rounded_up(figure: Decimal, finest: Decimal = Decimal(0)) -> Decimal:
+    step = max(finest, Decimal(1).scaleb(figure.adjusted() - 1))
     return Decimal((figure / step).to_integral_value("ROUND_CEILING") * step)
 
 
@@ -97,8 +115,8 @@ def _rounded_up(figure: Decimal) -> Decimal:
 
 
 def less_by_lines(plan: Plan, recipe: Recipe) -> str:
-    """How much less work would fit, where the lines grow in proportion to it, as those of a trial
-    do; empty where none does.
+    """How much less work would fit, where the lines grow in proportion to it but for a fixed part,
+    as those of a trial do; empty where none does.
 
     Fewer samples where their number decides how much is trained, else fewer steps.
     """
@@ -113,10 +131,15 @@ def less_by_lines(plan: Plan, recipe: Recipe) -> str:
 
 def _share_that_fits(plan: Plan, recipe: Recipe, grow: tuple[str, ...]) -> Decimal:
     """Which share of the lines that grow with the work there is room for; at most all of them."""
-    growing = [line for line in plan.lines if line.name.startswith(grow)]
-    pairs = [(recipe.budget.usd, plan.usd.p90, sum(line.usd.p90 for line in growing))]
+    growing = [
+        (line, max(Decimal(0), line.quantity.p90 - plan.fixed_hours.get(line.name, Decimal(0))))
+        for line in plan.lines
+        if line.name.startswith(grow)
+    ]
+    dollars = sum(quantity * line.usd_per_unit for line, quantity in growing)
+    pairs = [(recipe.budget.usd, plan.usd.p90, dollars)]
     if recipe.budget.hours is not None:
-        own = sum(line.quantity.p90 for line in growing if line.unit == "h")
+        own = sum(quantity for line, quantity in growing if line.unit == "h")
         pairs.append((recipe.budget.hours, plan.hours.p90, own))
     shares = [(limit - (whole - own)) / own for limit, whole, own in pairs if own]
     return max(Decimal(0), min(Decimal(1), *shares)) if shares else Decimal(0)

@@ -50,6 +50,7 @@ def why_not(work: Work, kind: Kind) -> str | None:
         gpus=kind.gpus,
         recompute=training.gradient_checkpointing,
         loss_chunk_tokens=max(64, LOSS_PIECE_BYTES // (4 * work.student.vocab)),
+        computes_in=training.dtype,
     )
     if need.short_by(gpu):
         return _too_small("training", need.total, gpu)
@@ -60,7 +61,9 @@ def _cannot_write(work: Work, gpu: Gpu) -> str | None:
     for answers in (*([work.generation] if work.generation else []), *work.exams):
         at_once = min(answers.at_once, answers.count)
         length = answers.prompt_tokens + answers.most_tokens
-        need = generating_need(answers.model, tokens_at_once=at_once * length)
+        need = generating_need(
+            answers.model, tokens_at_once=at_once * length, computes_in=answers.computes_in
+        )
         if need.short_by(gpu):
             doing = (
                 f"{at_once} answers of {answers.most_tokens:,} tokens at once "

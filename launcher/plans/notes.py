@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from launcher.estimate.efficiency import Efficiency
 from launcher.estimate.evidence import OWN
+from launcher.estimate.flops import FLOAT32_SLOWDOWN
 from launcher.estimate.overheads import (
     DISK_BYTES_PER_S,
     DOWNLOAD_BYTES_PER_S,
@@ -16,20 +17,21 @@ from launcher.estimate.quantiles import Quantiles
 from launcher.estimate.training import estimate_training
 from launcher.market.offers import Offer
 from launcher.market.show_offers import format_age
-from launcher.plans.run_hours import FLOAT32_SLOWDOWN, RunHours
+from launcher.plans.run_hours import RunHours
 from launcher.plans.work_of import ANSWER_SHARE, Work
 from recipes.durations import format_seconds
 from recipes.money import format_usd
 from recipes.recipe import ApiTeacher
 
 
-def assumptions(
-    work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
-) -> Iterator[str]:
-    """Everything that a plan takes for granted, one sentence each."""
-    yield f"price: {format_usd(offer.usd_per_hour)}/h by {offer.source}, " + format_age(
-        offer.as_of, now
-    )
+def price_note(offer: Offer, now: float) -> str:
+    """What an hour costs, who says so, and how old that is: of the moment, and so not in a plan."""
+    age = format_age(offer.as_of, now)
+    return f"price: {format_usd(offer.usd_per_hour)}/h by {offer.source}, {age}"
+
+
+def assumptions(work: Work, offer: Offer, run: RunHours, efficiency: Efficiency) -> Iterator[str]:
+    """Everything that a plan takes for granted beside its price, one sentence each."""
     yield from work.notes
     yield from _training(work, run, efficiency)
     yield from _answers(work)
@@ -81,6 +83,11 @@ def _answers(work: Work) -> Iterator[str]:
             f"generate: {teacher.base_url} is sent the prompts and the key in "
             f"{teacher.api_key_env}, from this machine, before anything is rented; "
             f"{work.asked:,} answers"
+        )
+    if work.generation and work.generation.computes_in == "float32":
+        yield (
+            f"generate: float32 was not measured; its products are taken as {FLOAT32_SLOWDOWN:g} "
+            "times slower than bfloat16's, its weights as twice as many bytes"
         )
     if work.generation:
         yield f"generate: {work.generation.count:,} answers on one GPU, while the others wait"

@@ -79,7 +79,7 @@ def evidence_of(
     count, tokens = last.step - first.step, last.tokens - first.tokens
     seconds = last.t - first.t - _saving_s(events, first.t, last.t)
     if training.dtype == "float32" or count < LEAST_STEPS or seconds <= 0 or tokens <= 0:
-        return None  # float32 is taken as a factor of its own (run_hours.FLOAT32_SLOWDOWN)
+        return None  # float32 is taken as a factor of its own (flops.FLOAT32_SLOWDOWN)
     work = training_work(
         training,
         student_facts(recipe),

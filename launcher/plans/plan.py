@@ -6,6 +6,7 @@ that means in dollars; `launcher.plans.fits` decides whether that is too much.
 """
 
 import hashlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -13,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from launcher.machines.least import beginning_usd
+from launcher.machines.least import LEAST_HOURS, beginning_usd
 from launcher.market.offers import LOCAL, Offer
 from recipes.calibration import Calibration, StageSpeed
 from recipes.money import SECONDS_PER_HOUR
@@ -25,6 +26,9 @@ TRIAL_SPREAD = (1.25, 1.6)
 
 A few seconds see one moment of a machine that does other things too.
 """
+
+SLOWEST = 3.0
+"""One unit of a trial may be slower than that beside its median; a whole stage is not."""
 
 HISTORY_SPREAD = (1.15, 1.25)
 """The same for times of whole earlier runs on this machine, once there is one."""
@@ -69,6 +73,10 @@ class CostLine(Part):
         return self.quantity.times(self.usd_per_unit)
 
 
+_SEEN: Any = {"offer": {"as_of": True}, "alternatives": {"__all__": {"offer": {"as_of": True}}}}
+"""Where a plan says when its prices were seen, as pydantic's `exclude` takes it."""
+
+
 class Alternative(Part):
     """An offer that the work can be done on."""
 
@@ -87,10 +95,16 @@ class Plan(Part):
     assumptions: tuple[str, ...]
     work: str
     """Hash of the work itself, budget and name aside: runs that share it take equally long."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Hash of each data file and model folder, by its field in the recipe."""
+    fixed_hours: dict[str, Decimal] = Field(default_factory=dict)
+    """Of a line's P90 what stays when there is less to do, as loading does [h]; only by a trial."""
     units: dict[Stage, int]
     """How many units each stage has: answers, steps, answers."""
     prompt_bytes: int | None = None
     """Of all prompts together, each once; `None` where no teacher is asked."""
+    longest_prompt_bytes: int | None = None
+    """Of the longest prompt; `None` where no teacher is asked, or it is unknown."""
     checkpoint_s: float = Field(gt=0)
     """Seconds of training between two checkpoints."""
     save_s: float | None = Field(default=None, ge=0)
@@ -121,6 +135,26 @@ class Plan(Part):
         """The budget it takes [USD]."""
         return max(self.usd.p90, self.least_usd)
 
+    @property
+    def least_hours(self) -> Decimal:
+        """With less of a limit its machines are not begun [h]: the answers of a teacher behind an
+        API at P90, and the least that must be left then."""
+        if self.offer.cloud == LOCAL:
+            return Decimal(0)
+        asks = any(line.name.startswith("teacher_api") for line in self.lines)
+        waits = [line.quantity.p90 for line in self.lines if line.name == "generate" and asks]
+        return sum(waits, LEAST_HOURS)
+
+    @property
+    def needed_hours(self) -> Decimal:
+        """The limit it takes [h]."""
+        return max(self.hours.p90, self.least_hours)
+
+    def begins(self, budget: Budget) -> bool:
+        """Whether its machines are begun with so much money and so many hours."""
+        enough = budget.hours is None or self.least_hours <= budget.hours
+        return enough and self.least_usd <= budget.usd
+
     def usd_of(self, name: str) -> Quantiles:
         """What the lines whose name begins so come to."""
         return sum((line.usd for line in self.lines if line.name.startswith(name)), ZERO)
@@ -136,18 +170,35 @@ class Plan(Part):
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change with anything in the plan."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Twelve hex digits that change with anything in the plan but when its prices were seen."""
+        same = self.model_dump_json(exclude=_SEEN)
+        return hashlib.sha256(same.encode()).hexdigest()[:12]
 
 
-def work_key(recipe: Recipe, device: str) -> str:
-    """Hash of everything that decides how long the work takes on a kind of device."""
+def work_key(recipe: Recipe, device: str, inputs: Mapping[str, str]) -> str:
+    """Hash of everything that decides how long the work takes on a kind of device.
+
+    Args:
+        inputs: hash of each data file and model folder, by its field.
+    """
     work = recipe.model_dump_json(exclude={"name", "description", "budget", "hardware"})
-    return hashlib.sha256(f"{device}\n{work}".encode()).hexdigest()[:16]
+    files = json.dumps(dict(inputs), sort_keys=True)
+    return hashlib.sha256(f"{device}\n{work}\n{files}".encode()).hexdigest()[:16]
 
 
-def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str) -> Plan:
-    """Price the work by what a trial of some seconds measured on this machine."""
+def plan_from_trial(
+    recipe: Recipe,
+    offer: Offer,
+    trial: Calibration,
+    work: str,
+    inputs: Mapping[str, str] | None = None,
+) -> Plan:
+    """Price the work by what a trial of some seconds measured on this machine.
+
+    Args:
+        work: its key, by `work_key`.
+        inputs: hash of each data file and model folder, by its field; none where left out.
+    """
     hours: dict[str, Quantiles] = {
         stage: _stage_hours(trial.stages[stage]) for stage in STAGES if stage in trial.stages
     }
@@ -169,8 +220,11 @@ def plan_from_trial(recipe: Recipe, offer: Offer, trial: Calibration, work: str)
         lines=_lines({"boot": boot, **hours}, offer),
         assumptions=tuple(assumptions),
         work=work,
+        inputs=dict(inputs or {}),
+        fixed_hours={stage: _fixed_hours(speed) for stage, speed in trial.stages.items()},
         units={stage: speed.units for stage, speed in trial.stages.items()},
         prompt_bytes=trial.prompt_bytes,
+        longest_prompt_bytes=trial.longest_prompt_bytes,
         checkpoint_s=checkpoint_interval_s(trial.checkpoint_s),
         save_s=trial.checkpoint_s,
     )
@@ -223,18 +277,18 @@ def with_assumption(plan: Plan, assumption: str) -> Plan:
     return plan.model_copy(update={"assumptions": (*plan.assumptions, assumption)})
 
 
-def over(budget: Budget, needed_usd: Decimal, careful_hours: Decimal) -> str | None:
+def over(budget: Budget, needed_usd: Decimal, needed_hours: Decimal) -> str | None:
     """By how much a run passes its budget or its hours; `None` where it fits.
 
     Args:
         needed_usd: the budget that it takes [USD].
-        careful_hours: at P90 [h].
+        needed_hours: the limit that it takes [h].
     """
     parts = []
     if needed_usd > budget.usd:
         parts.append(f"${needed_usd - budget.usd:,.2f}")
-    if budget.hours is not None and careful_hours > budget.hours:
-        parts.append(format_hours(careful_hours - budget.hours))
+    if budget.hours is not None and needed_hours > budget.hours:
+        parts.append(format_hours(needed_hours - budget.hours))
     return " and ".join(parts) or None
 
 
@@ -246,7 +300,17 @@ def summary(plan: Plan) -> dict[str, Any]:
         "hash": plan.hash,
         "usd": plan.usd.model_dump(mode="json"),
         "hours": plan.hours.model_dump(mode="json"),
+        "least_usd": str(plan.least_usd),
+        "needed_usd": str(plan.needed_usd),
+        "least_hours": str(plan.least_hours),
+        "needed_hours": str(plan.needed_hours),
     }
+
+
+def fit_json(plan: Plan, budget: Budget) -> dict[str, Any]:
+    """Whether it fits, and by how much it does not, as JSON for programs."""
+    passes = over(budget, plan.needed_usd, plan.needed_hours)
+    return {"fits": passes is None, "over": passes}
 
 
 def format_hours(hours: Decimal) -> str:
@@ -283,8 +347,16 @@ def _stage_hours(speed: StageSpeed) -> Quantiles:
     high = speed.fixed_s + speed.units * ordered[-1]
     faster, slower = TRIAL_SPREAD
     return _quantile_hours(
-        min(low, middle / faster), middle, max(min(high, 3 * middle), middle * slower)
+        min(low, middle / faster), middle, max(min(high, SLOWEST * middle), middle * slower)
     )
+
+
+def _fixed_hours(speed: StageSpeed) -> Decimal:
+    """Of the P90 above [h]. With the rest in proportion to the units no fewer of them take longer
+    than so reckoned."""
+    capped = max(speed.seconds_per_unit) > SLOWEST * statistics.median(speed.seconds_per_unit)
+    _, slower = TRIAL_SPREAD
+    return _quantile_hours(0, 0, speed.fixed_s * (SLOWEST if capped else slower)).p90
 
 
 def _spread(seconds: float, faster: float, slower: float) -> Quantiles:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.efficiency import Efficiency, fitted
 from launcher.estimate.gpus import find_gpu
-from launcher.machines.least import beginning_usd
+from launcher.machines.least import LEAST_HOURS, beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
@@ -84,10 +84,12 @@ class Ranked:
     """P10, P50 and P90 of each rank [USD]. For ranking; a plan has exact ones."""
     hours: Floats
     """The same in hours."""
-    needed_usd: Floats
-    """The budget that each rank takes: its P90, and no less than its machines are begun with."""
+    careful_api_usd: Decimal
+    """What a teacher behind an API takes at P90, on whichever machine [USD]."""
     fitting: int
-    """So many of the first ranks fit budget and hours."""
+    """So many of the first ranks fit budget and hours, and can be begun with them."""
+    careful: int
+    """So many of all ranks fit budget and hours at P90, whether they can be begun or not."""
     frontier: NDArray[np.bool_]
     misfits: tuple[Misfit, ...]
     efficiency: Efficiency
@@ -98,6 +100,11 @@ class Ranked:
     def __len__(self) -> int:
         return len(self.offers)
 
+    @property
+    def least_hours(self) -> Decimal:
+        """With less of a limit none is begun [h]."""
+        return _least_hours(self.work)
+
     @cached_property
     def chosen(self) -> Plan:
         """The cheapest run that fits, else the cheapest of all; with its alternatives."""
@@ -106,7 +113,7 @@ class Ranked:
     def plan(self, rank: int) -> Plan:
         """The whole plan for one offer."""
         offer, run = self.offers[rank], self.runs[self.run_of[rank]]
-        plan = _plan(self.recipe, self.work, offer, run, self.now, self.efficiency)
+        plan = _plan(self.recipe, self.work, offer, run, self.efficiency)
         ranks = dict.fromkeys([rank, *range(len(self))[:ALTERNATIVES], *self._staying()])
         alternatives = tuple(self._alternative(each) for each in ranks)
         return with_teacher_api(plan.model_copy(update={"alternatives": alternatives}), self.recipe)
@@ -118,12 +125,16 @@ class Ranked:
     def _option(self, rank: int) -> Option:
         usd = _decimals(self.usd[rank], "0.000001")
         hours = _decimals(self.hours[rank], "0.000001")
-        needed_usd = max(usd.p90, Decimal(repr(float(self.needed_usd[rank]))))
+        offer = self.offers[rank]
+        needed_usd = max(usd.p90, self.careful_api_usd + beginning_usd(offer))
+        needed_hours = max(hours.p90, self.least_hours)
         return Option(
-            self.offers[rank],
+            offer,
             usd,
             hours,
-            over=None if rank < self.fitting else over(self.recipe.budget, needed_usd, hours.p90),
+            over=None
+            if rank < self.fitting
+            else over(self.recipe.budget, needed_usd, needed_hours),
             on_frontier=bool(self.frontier[rank]),
         )
 
@@ -268,16 +279,17 @@ def _ranked(
     table = np.array([_each(run.total) for run in runs.values()])
     prices = np.array([float(offers[index].usd_per_hour) for index in can.tolist()])
     any_offer, any_run = offers[int(can[0])], next(iter(runs.values()))
-    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, now, efficiency), recipe)
-    usd = prices[:, None] * table[run_of] + api_usd
+    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, efficiency), recipe)
+    usd = prices[:, None] * table[run_of] + np.array([float(each) for each in api_usd])
     hours = table[run_of] + np.array(_each(work.home_hours))
-    needed_usd, budget_usd = usd[:, 2].copy(), float(recipe.budget.usd)
-    for rank in np.flatnonzero(needed_usd <= budget_usd).tolist():
-        least_usd = api_usd[2] + float(beginning_usd(offers[int(can[rank])]))
-        needed_usd[rank] = max(needed_usd[rank], least_usd)
-    fits = needed_usd <= budget_usd
+    careful = usd[:, 2] <= float(recipe.budget.usd)
     if recipe.budget.hours is not None:
-        fits &= hours[:, 2] <= float(recipe.budget.hours)
+        careful &= hours[:, 2] <= float(recipe.budget.hours)
+    fits, for_machines_usd = careful.copy(), recipe.budget.usd - api_usd[2]
+    if recipe.budget.hours is not None and _least_hours(work) > recipe.budget.hours:
+        fits[:] = False
+    for rank in np.flatnonzero(fits).tolist():
+        fits[rank] = beginning_usd(offers[int(can[rank])]) <= for_machines_usd
     order = np.lexsort((hours[:, 1], usd[:, 1], ~fits))
     fitting = int(fits.sum())
     return Ranked(
@@ -288,8 +300,9 @@ def _ranked(
         run_of=run_of[order],
         usd=usd[order],
         hours=hours[order],
-        needed_usd=needed_usd[order],
+        careful_api_usd=api_usd[2],
         fitting=fitting,
+        careful=int(careful.sum()),
         frontier=_frontier(hours[order, 1], fitting),
         misfits=misfits,
         efficiency=efficiency,
@@ -304,18 +317,16 @@ def _frontier(hours: Floats, fitting: int) -> NDArray[np.bool_]:
     return np.concatenate([hours[:fitting] < before, np.zeros(len(hours) - fitting, np.bool_)])
 
 
-def _endpoint_usd(plan: Plan, recipe: Recipe) -> Floats:
-    """What a teacher behind an API costs: the same on every machine [USD]."""
+def _endpoint_usd(plan: Plan, recipe: Recipe) -> tuple[Decimal, Decimal, Decimal]:
+    """What a teacher behind an API costs at P10, P50 and P90: the same on every machine [USD]."""
     usd = with_teacher_api(plan, recipe).usd_of("teacher_api")
-    return np.array([float(usd.p10), float(usd.p50), float(usd.p90)])
+    return usd.p10, usd.p50, usd.p90
 
 
 # ---- plans -----------------------------------------------------------------------------------
 
 
-def _plan(
-    recipe: Recipe, work: Work, offer: Offer, run: RunHours, now: float, efficiency: Efficiency
-) -> Plan:
+def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, efficiency: Efficiency) -> Plan:
     at_home = {"generate": work.home_hours} if work.asked else {}
     lines = [
         *_lines(at_home, Decimal(0)),
@@ -331,15 +342,25 @@ def _plan(
             "recipe": recipe.name,
             "offer": offer,
             "lines": tuple(lines),
-            "assumptions": tuple(assumptions(work, offer, run, now, efficiency)),
-            "work": work_key(recipe, f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"),
+            "assumptions": tuple(assumptions(work, offer, run, efficiency)),
+            "work": work_key(recipe, _device(offer), work.inputs),
+            "inputs": dict(work.inputs),
             "units": {stage: count for stage, count in units.items() if count},
             "prompt_bytes": work.prompt_bytes,
+            "longest_prompt_bytes": work.longest_prompt_bytes,
             "checkpoint_s": round(run.interval_s, 1),
             "save_s": round(checkpoint_seconds(work).p50, 1),
             "upload_s": round(upload_seconds(work).p50, 1),
         }
     )
+
+
+def _least_hours(work: Work) -> Decimal:
+    return LEAST_HOURS + _exact(work.home_hours).p90
+
+
+def _device(offer: Offer) -> str:
+    return f"{offer.gpu}:{offer.accelerators} x{offer.nodes}"
 
 
 def _lines(hours: Mapping[str, estimate.Quantiles], usd: Decimal) -> list[CostLine]:

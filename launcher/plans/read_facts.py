@@ -15,6 +15,7 @@ from launcher.estimate.models import ModelFacts, find_model, read_config
 from launcher.estimate.quantiles import Quantiles
 from launcher.plans.work_of import Facts, Rows
 from recipes.errors import InvalidInputError, RefusedError
+from recipes.fingerprints import input_fingerprints
 from recipes.recipe import (
     Data,
     GeneratedData,
@@ -34,8 +35,11 @@ BYTES_A_TOKEN_ON_THE_HUB = 4
 """Where only a number of tokens is known, and bytes are asked for."""
 
 
-def read_facts(recipe: Recipe) -> Facts:
+def read_facts(recipe: Recipe, memory: Path | None = None) -> Facts:
     """The facts of a recipe whose paths are absolute.
+
+    Args:
+        memory: a folder for what is remembered of large files, so that each is hashed once.
 
     Raises:
         RefusedError: something cannot be known before paying, and the recipe does not say it.
@@ -53,6 +57,7 @@ def read_facts(recipe: Recipe) -> Facts:
         teacher=_model(teacher.model, "teacher.model")
         if isinstance(teacher, ModelTeacher)
         else None,
+        inputs=input_fingerprints(recipe, memory),
     )
 
 
@@ -151,6 +156,7 @@ def _hub_rows(data: HubData, field: str) -> Rows:
         tokens=tokens,
         prompt_tokens=tokens,
         prompt_bytes=data.rows * data.expected_tokens * BYTES_A_TOKEN_ON_THE_HUB,
+        longest_prompt_bytes=None,
         longest_tokens=None,
         source="as the recipe says",
     )
@@ -162,12 +168,14 @@ def _generated_rows(data: GeneratedData) -> Rows:
     sizes = {"question": 2 * digits + 1, "working": 3 * digits - 1, "answer": digits + 1}
     row = {name: "0" * size for name, size in sizes.items()}
     prompt = len(_fill(data.prompt, row)) + len(data.system or "")
+    prompt_bytes = len((_fill(data.prompt, row) + (data.system or "")).encode())
     whole = prompt + (len(_fill(data.completion, row)) + 1 if data.completion else 0)
     return Rows(
         count=data.rows,
         tokens=Quantiles.exactly(float(whole)),
         prompt_tokens=Quantiles.exactly(float(prompt)),
-        prompt_bytes=prompt * data.rows,
+        prompt_bytes=prompt_bytes * data.rows,
+        longest_prompt_bytes=prompt_bytes,
         longest_tokens=whole,
         source="as they are made",
     )
@@ -177,7 +185,7 @@ def _measured_rows(
     data: JsonlData | ParquetData, records: Iterable[Mapping[str, Any]], by_character: bool
 ) -> Rows:
     """Every row is filled in and measured, so that what is counted is what is trained on."""
-    count = prompt_size = size = longest = prompt_bytes = 0
+    count = prompt_size = size = longest = prompt_bytes = longest_prompt = 0
     for record in islice(records, data.rows):
         prompt = (data.system or "") + _fill(data.prompt, record)
         completion = _fill(data.completion, record) if data.completion else ""
@@ -186,6 +194,7 @@ def _measured_rows(
         rest = len(completion) if by_character else len(completion.encode())
         count += 1
         prompt_bytes += own_bytes
+        longest_prompt = max(longest_prompt, own_bytes)
         prompt_size += own_size
         size += own_size + rest
         longest = max(longest, own_size + rest)
@@ -197,6 +206,7 @@ def _measured_rows(
         tokens=_tokens(size / count, sizes),
         prompt_tokens=_tokens(prompt_size / count, sizes),
         prompt_bytes=prompt_bytes,
+        longest_prompt_bytes=longest_prompt,
         longest_tokens=int(longest / sizes.p10) + 1,
         source=f"measured in {Path(data.path).name}"
         + ("" if by_character else f"; {sizes.p10:.0f} to {sizes.p90:.0f} bytes a token"),

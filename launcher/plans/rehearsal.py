@@ -34,7 +34,7 @@ _SUFFIX = "-rehearsal"
 
 
 def rehearsal_of(recipe: Recipe, plan: Plan, usd: Decimal, steps: int, nodes: int) -> Recipe:
-    """The recipe of a rehearsal.
+    """The recipe of a rehearsal. The hours of the whole run are no limit of it.
 
     Args:
         plan: of the recipe; the rehearsal asks for its kind of machine.
@@ -56,7 +56,7 @@ def rehearsal_of(recipe: Recipe, plan: Plan, usd: Decimal, steps: int, nodes: in
             "checkpoint_every_steps": math.ceil(steps / 2),
         },
         "hardware": hardware,
-        "budget": {"usd": usd},
+        "budget": {"usd": usd, "hours": None},
     }
     whole = recipe.model_dump()
     for name, part in parts.items():

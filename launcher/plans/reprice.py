@@ -180,9 +180,11 @@ def _to_ask(plan: Plan, pace: Pace) -> Quantiles:
     planned = plan.usd_of("teacher_api")
     if pace.stage not in ("boot", "generate"):
         return ZERO
-    if pace.share >= LEAST_SHARE and pace.asked_micro_usd:
-        share = Decimal(repr(pace.share))
-        return _around(from_micro_usd(pace.asked_micro_usd) * (1 - share) / share)
+    if pace.first and pace.last and pace.asked_micro_usd:
+        # Answers of an earlier attempt and of the cache are done, and were not paid in this one.
+        paid, left = pace.last.done - pace.first.done, pace.total - pace.last.done
+        if paid >= max(LEAST_UNITS, LEAST_SHARE * (pace.total - pace.first.done)):
+            return _around(from_micro_usd(pace.asked_micro_usd) * left / paid)
     return planned.times(Decimal(repr(1 - pace.share)))
 
 

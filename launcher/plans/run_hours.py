@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from launcher.estimate.efficiency import Efficiency
+from launcher.estimate.flops import FLOAT32_SLOWDOWN
 from launcher.estimate.generation import Writing, estimate_writing
 from launcher.estimate.gpus import Gpu
 from launcher.estimate.interruptions import best_interval, expected_completion
@@ -22,7 +23,6 @@ from launcher.estimate.overheads import (
     UPLOAD_BYTES_PER_S,
     checkpoint_bytes,
     transfer_seconds,
-    weight_bytes,
 )
 from launcher.estimate.quantiles import Z90, Quantiles
 from launcher.estimate.training import estimate_fleet
@@ -38,10 +38,6 @@ The median of five V100 traces of AWS, 2023, in zones where spot could be had mo
 5.7, 6.1, 10.5 and 16.7 machine-hours for each loss (traces of "Can't Be Late", Wu et al., NSDI
 2024). Nobody publishes it for newer GPUs. Machines of one cluster count as independent, which is
 the careful reading: in these traces they often go together."""
-
-FLOAT32_SLOWDOWN = 16.0
-"""Products in float32 beside bfloat16: 67 against 989 TFLOP/s on an H100, 19.5 against 312 on an
-A100 (NVIDIA's datasheets)."""
 
 PASS_SECONDS_PER_LAYER = Quantiles(1e-3, 2.5e-3, 6e-3)
 """Forward, backward and optimiser of one layer, however small it is: launching its kernels [s]. An
@@ -151,7 +147,7 @@ def checkpoint_seconds(work: Work) -> Quantiles:
 
 def upload_seconds(work: Work) -> Quantiles:
     """Sending the student to the run store [s]."""
-    return transfer_seconds(weight_bytes(work.student.params), UPLOAD_BYTES_PER_S)
+    return transfer_seconds(work.student_bytes, UPLOAD_BYTES_PER_S)
 
 
 def train_hours(
@@ -181,7 +177,7 @@ def _train_hours(work: Work, kind: Kind, gpu_hours: Quantiles) -> Quantiles:
 
 
 def _exam_hours(work: Work, gpu: Gpu) -> Quantiles:
-    load_h = weight_bytes(work.student.params) / 1e9 * LOAD_SECONDS_PER_GB / 3600
+    load_h = work.student_bytes / 1e9 * LOAD_SECONDS_PER_GB / 3600
     exams = {exam.field: _answer_hours(exam, gpu) for exam in work.exams}
     return add_up(together(exams).values()).plus(Quantiles.exactly(load_h))
 
@@ -197,6 +193,7 @@ def _answer_hours(answers: Answers, gpu: Gpu) -> Quantiles:
             answer_tokens=longest,
             longest_answer_tokens=longest,
             samples_at_once=answers.at_once,
+            computes_in=answers.computes_in,
         )
         estimate = estimate_writing(answers.model, writing, gpu)
         assert estimate is not None, "`why_not` has left out what does not fit"
@@ -210,7 +207,7 @@ def _answer_hours(answers: Answers, gpu: Gpu) -> Quantiles:
 def _hand_over_hours(work: Work) -> Quantiles:
     """Writing the student, and its upload, which the machine waits for [h]."""
     parts = {
-        "write": transfer_seconds(weight_bytes(work.student.params), DISK_BYTES_PER_S),
+        "write": transfer_seconds(work.student_bytes, DISK_BYTES_PER_S),
         "upload": upload_seconds(work),
     }
     return add_up(together(parts).values()).times(1 / 3600)

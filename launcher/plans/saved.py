@@ -136,7 +136,7 @@ def as_saved(saved: SavedPlan, today: Plan, offers: Iterable[Offer], tolerance: 
         tolerance: how much dearer an hour or a token may be than in the plan [%].
 
     Raises:
-        RefusedError: its offer is gone, its machine or its data are others now.
+        RefusedError: its offer is gone, its machine, its data or its models are others now.
         PriceMovedError: its offer or its teacher costs more than is tolerated.
     """
     plan = saved.plan
@@ -154,6 +154,13 @@ def as_saved(saved: SavedPlan, today: Plan, offers: Iterable[Offer], tolerance: 
 
 
 def _check_same_work(plan: Plan, today: Plan) -> None:
+    names = sorted({*plan.inputs, *today.inputs})
+    changed = [name for name in names if plan.inputs.get(name) != today.inputs.get(name)]
+    if changed:
+        raise RefusedError(
+            f"{' and '.join(changed)}: what lies there has changed since it was planned, and may "
+            "be other work. Nothing was started. Plan again with `still plan --save`"
+        )
     if plan.offer.cloud == LOCAL and plan.work != today.work:
         raise RefusedError(
             "the plan was made on another machine than this one, whose speed is its own. Nothing "

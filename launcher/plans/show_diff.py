@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from launcher.plans.differences import differences
-from launcher.plans.plan import Plan, over, summary
+from launcher.plans.plan import Plan, fit_json, over, summary
 from recipes.durations import format_seconds
 from recipes.money import SECONDS_PER_HOUR, format_usd
 from recipes.recipe import Recipe
@@ -29,7 +29,7 @@ class Side:
     @property
     def over(self) -> str | None:
         """By how much it does not fit its budget or its hours; `None` where it does."""
-        return over(self.recipe.budget, self.plan.needed_usd, self.plan.hours.p90)
+        return over(self.recipe.budget, self.plan.needed_usd, self.plan.needed_hours)
 
 
 def sides(recipe_a: Recipe, plan_a: Plan, recipe_b: Recipe, plan_b: Plan) -> tuple[Side, Side]:
@@ -80,7 +80,7 @@ def diff_json(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _side_json(side: Side) -> dict[str, Any]:
-    return {"label": side.label, **summary(side.plan), "over": side.over}
+    return {"label": side.label, **summary(side.plan), **fit_json(side.plan, side.recipe.budget)}
 
 
 def _offer(side: Side) -> str:

@@ -53,24 +53,27 @@ def render_lines(plan: Plan) -> "Table":
 
 def markdown_plan(plan: Plan, budget: Budget) -> str:
     """The same in GitHub's Markdown, for a pull request."""
-    return "\n".join(markdown_lines(plan, budget)) + "\n"
+    return "\n".join(markdown_lines(plan, budget, plan.assumptions)) + "\n"
 
 
-def markdown_lines(plan: Plan, budget: Budget, why: str = "") -> Iterator[str]:
+def markdown_lines(
+    plan: Plan, budget: Budget, assumptions: Sequence[str], why: str = ""
+) -> Iterator[str]:
     """Line by line.
 
     Args:
+        assumptions: what it rests on, and what is to be said of its price.
         why: a sentence on why this offer.
     """
     first, _, rest = headline(plan, budget).partition("\n")
     yield f"**{first}**"
-    yield f"\n{rest}. {why.capitalize()}{'.' if why else ''}".rstrip() + "\n"
+    yield f"\n{rest}. {why[:1].upper()}{why[1:]}{'.' if why else ''}".rstrip() + "\n"
     yield "| line | quantity | each | P10 | P50 | P90 |\n|---|--:|--:|--:|--:|--:|"
     for line in plan.lines:
         yield markdown_row(line_cells(line))
     yield markdown_row([f"**{cell}**" if cell else "" for cell in total_cells(plan)])
     yield "\n<details><summary>assumptions</summary>\n"
-    yield from (f"- {assumption}" for assumption in plan.assumptions)
+    yield from (f"- {assumption}" for assumption in assumptions)
     yield "\n</details>"
 
 

@@ -7,7 +7,8 @@ much.
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from launcher.plans.plan import summary
+from launcher.plans.notes import price_note
+from launcher.plans.plan import fit_json, summary
 from launcher.plans.planner import Misfit, Option, Ranked
 from launcher.plans.show_plan import headline, markdown_lines, markdown_row, render_lines
 from recipes.durations import format_seconds
@@ -40,7 +41,7 @@ def render_ranked(ranked: Ranked, offers: int = RUNNERS_UP) -> "RenderableType":
         render_lines(plan),
         "",
         Text("assumptions"),
-        *(Text(f"- {assumption}") for assumption in plan.assumptions),
+        *(Text(f"- {assumption}") for assumption in _assumptions(ranked)),
     ]
     if len(ranked) > 1 and offers:
         blocks += ["", _table(ranked.options(0, offers + 1)), Text(_legend(ranked, offers))]
@@ -59,8 +60,8 @@ def ranked_json(ranked: Ranked, offers: int = RUNNERS_UP) -> dict[str, Any]:
     """The chosen plan as JSON, with `why`, the ranked `options` and the `misfits`."""
     return {
         **summary(ranked.chosen),
+        **fit_json(ranked.chosen, ranked.recipe.budget),
         "why": why(ranked),
-        "fits": ranked.fitting > 0,
         "options": [
             {
                 "rank": rank,
@@ -85,10 +86,11 @@ def why(ranked: Ranked) -> str:
     """Why the chosen offer was chosen."""
     first, *others = ranked.options(0, 2)
     limit = "budget and hours" if ranked.recipe.budget.hours is not None else "budget"
+    fit = "fits" if max(ranked.fitting, 1) == 1 else "fit"
+    begun = " and can be begun with it" if ranked.careful > ranked.fitting else ""
     if not ranked.fitting:
-        return f"none of {_offers(len(ranked))} fits {limit} at P90; this is the cheapest"
-    fit = "fits" if ranked.fitting == 1 else "fit"
-    text = f"the cheapest run of {_offers(ranked.fitting)} that {fit} {limit} at P90"
+        return f"none of {_offers(len(ranked))} {fit} {limit} at P90{begun}; this is the cheapest"
+    text = f"the cheapest run of {_offers(ranked.fitting)} that {fit} {limit} at P90{begun}"
     if ranked.fitting == 1 or not others:
         return text
     second = others[0]
@@ -97,6 +99,10 @@ def why(ranked: Ranked) -> str:
 
 
 # ---- parts -----------------------------------------------------------------------------------
+
+
+def _assumptions(ranked: Ranked) -> Sequence[str]:
+    return price_note(ranked.chosen.offer, ranked.now), *ranked.chosen.assumptions
 
 
 def _offers(count: int) -> str:
@@ -139,7 +145,8 @@ def _table(options: Sequence[Option]) -> "Table":
 
 
 def _markdown(ranked: Ranked, offers: int) -> Iterator[str]:
-    yield from markdown_lines(ranked.chosen, ranked.recipe.budget, why(ranked))
+    budget = ranked.recipe.budget
+    yield from markdown_lines(ranked.chosen, budget, _assumptions(ranked), why(ranked))
     if len(ranked) > 1 and offers:
         yield "\n| | offer | $/h | P50 | P90 | time | |\n|---|---|--:|--:|--:|--:|---|"
         for rank, option in enumerate(ranked.options(0, offers + 1), 1):

@@ -24,6 +24,7 @@ from launcher.plans.plan import (
 from launcher.plans.rehearsal import REHEARSAL_OF, Measured, measure, with_measured
 from recipes.calibration import Calibration
 from recipes.errors import StillhouseError
+from recipes.fingerprints import input_fingerprints
 from recipes.recipe import Recipe
 from recipes.rundir import Generated, attempt_events, read_model, write_atomically
 from tracking.books import Books
@@ -48,19 +49,20 @@ def plan_here(
         allow_remote_code: whether a person lets code that comes with a model run in the trial.
 
     Raises:
-        StillhouseError: the trial failed.
+        StillhouseError: the trial failed, or a file of the recipe cannot be read.
     """
     assert recipe.hardware.usd_per_hour is not None, "a local recipe has a price"
     offer = Offer(cloud=LOCAL, usd_per_hour=recipe.hardware.usd_per_hour, source="recipe")
-    work = work_key(recipe, device_key())
+    inputs = input_fingerprints(recipe, home.fingerprints)
+    work = work_key(recipe, device_key(), inputs)
     measured = _kept_trial(home, work, lambda: trial(recipe, allow_remote_code))
     rehearsed = _rehearsed(home, past, work)
     if rehearsed is not None:
         run_id, steps = rehearsed
-        plan = plan_from_trial(recipe, offer, with_measured(measured, steps), work)
+        plan = plan_from_trial(recipe, offer, with_measured(measured, steps), work, inputs)
         plan = with_assumption(plan, f"train and checkpoints as measured by {run_id}: {steps}")
     else:
-        plan = plan_from_trial(recipe, offer, measured, work)
+        plan = plan_from_trial(recipe, offer, measured, work, inputs)
     seconds = [_stage_seconds(home, books) for books in past if _is_whole_run(books, work)]
     return plan_from_history(recipe, offer, seconds[:HISTORY_RUNS], plan) if seconds else plan
 

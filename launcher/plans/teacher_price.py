@@ -2,6 +2,9 @@
 
 How long the answers will be is not known before they are paid for, so the lines go from a tenth of
 the longest answer allowed (P10) over a half (P50) to the longest (P90). The P90 is reserved.
+
+Some models cost more a token in long requests, all of it. Plan and worker reckon with one price, so
+it is that of the longest request that the recipe can make: for a long one never too low.
 """
 
 from decimal import Decimal
@@ -15,6 +18,9 @@ MEGA = Decimal(1_000_000)
 
 FEW_TOKENS = 5
 """The least that a chat template adds to a prompt [tokens]."""
+
+ENDLESS = 1_000_000_000
+"""A request that is longer than any model takes [tokens]: its price is that of the highest tier."""
 
 
 def with_teacher_api(plan: Plan, recipe: Recipe) -> Plan:
@@ -31,7 +37,8 @@ def with_teacher_api(plan: Plan, recipe: Recipe) -> Plan:
             "the trial did not say how long the prompts are: delete its file in "
             "STILLHOUSE_HOME/trials and plan again"
         )
-    in_price, out_price, source = token_prices(teacher)
+    longest = _longest_request(plan.longest_prompt_bytes, teacher)
+    in_price, out_price, source = token_prices(teacher, longest)
     answers = plan.units["generate"]
     in_most = Decimal(plan.prompt_bytes * teacher.sampling.samples_per_prompt)
     out_most = Decimal(answers * teacher.sampling.max_new_tokens)
@@ -63,10 +70,20 @@ def with_teacher_api(plan: Plan, recipe: Recipe) -> Plan:
     )
 
 
-def token_prices(teacher: ApiTeacher) -> tuple[Decimal, Decimal, str]:
+def _longest_request(prompt_bytes: int | None, teacher: ApiTeacher) -> int | None:
+    """The longest prompt at its worst and the longest answer [tokens]; `None` is unknown."""
+    if prompt_bytes is None:
+        return None
+    return prompt_bytes + TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS + teacher.sampling.max_new_tokens
+
+
+def token_prices(teacher: ApiTeacher, longest_request: int | None) -> tuple[Decimal, Decimal, str]:
     """Dollars per million input and output tokens, and who says so.
 
     The recipe's own price comes first, then the table of the `genai-prices` package.
+
+    Args:
+        longest_request: what one request may come to [tokens]; `None` where that is unknown.
 
     Raises:
         RefusedError: no price is known. Unknown is not zero.
@@ -75,30 +92,48 @@ def token_prices(teacher: ApiTeacher) -> tuple[Decimal, Decimal, str]:
     own_out = teacher.usd_per_million_output_tokens
     if own_in is not None and own_out is not None:
         return own_in, own_out, "the recipe"
-    one_million = _million_tokens(teacher)
-    if one_million is None:
+    found, short = (_listed(teacher, tokens) for tokens in (longest_request or ENDLESS, 1))
+    if found is None or short is None:
         raise RefusedError(
             f"no price is known for the teacher {teacher.model}. Give "
             "teacher.usd_per_million_input_tokens and teacher.usd_per_million_output_tokens"
         )
-    in_price = own_in if own_in is not None else one_million[0]
-    out_price = own_out if own_out is not None else one_million[1]
-    return in_price, out_price, "genai-prices"
+    in_price, out_price, words = found
+    if found != short:
+        words += (
+            ", for requests of any length, since the longest prompt is not known"
+            if longest_request is None
+            else f", for requests of {longest_request:,} tokens, the longest there may be"
+        )
+    return (
+        own_in if own_in is not None else in_price,
+        own_out if own_out is not None else out_price,
+        words,
+    )
 
 
-def _million_tokens(teacher: ApiTeacher) -> tuple[Decimal, Decimal] | None:
-    """What a million tokens in and a million out cost at this endpoint, or else wherever the model
-    goes by that name."""
+def _listed(teacher: ApiTeacher, request_tokens: int) -> tuple[Decimal, Decimal, str] | None:
+    """Dollars per million tokens in and out, where a request has so many, and whose they are: those
+    of this endpoint, or else of whoever serves a model of that name."""
     from genai_prices import Usage, calc_price
 
-    usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
+    usage = Usage(input_tokens=request_tokens, output_tokens=1_000_000)
     for endpoint in (teacher.base_url, None):
         try:
             price = calc_price(usage, teacher.model, provider_api_url=endpoint)
         except LookupError:
             continue
-        return price.input_price, price.output_price
+        words = "genai-prices"
+        if endpoint is None:
+            words += f", taking that of {price.provider.name}: this endpoint is not in it"
+        in_price = price.input_price * MEGA / request_tokens
+        return _plain(in_price), _plain(price.output_price), words
     return None
+
+
+def _plain(usd: Decimal) -> Decimal:
+    """Without zeros at the end, and without an exponent."""
+    return Decimal(f"{usd.normalize():f}")
 
 
 def _mtok(p10: Decimal, p50: Decimal, p90: Decimal) -> Quantiles:

@@ -4,10 +4,11 @@ Tokens, samples, steps, answers and bytes: what has to be done, whatever it is d
 that takes is `launcher.plans.run_hours`, what it costs `launcher.plans.planner`.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import ceil
 
+from launcher.estimate.memory import VALUE_BYTES, NumberFormat
 from launcher.estimate.models import ModelFacts
 from launcher.estimate.overheads import weight_bytes
 from launcher.estimate.quantiles import Quantiles
@@ -33,6 +34,8 @@ class Rows:
     """Mean of a prompt alone [tokens]; as `tokens` where the two are not known apart."""
     prompt_bytes: int
     """Of all prompts together [bytes]."""
+    longest_prompt_bytes: int | None
+    """The longest prompt [bytes]; `None` is unknown."""
     longest_tokens: int | None
     """The longest row [tokens]; `None` is unknown."""
     source: str
@@ -49,6 +52,8 @@ class Facts:
     student: ModelFacts
     teacher: ModelFacts | None = None
     """`None` where no weights of a teacher are run."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Hash of each data file and model folder, by its field in the recipe."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Answers:
     most_tokens: int
     """The longest answer allowed [tokens]."""
     at_once: int
+    computes_in: NumberFormat
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,18 @@ class Work:
     """Answers that an endpoint is asked for; 0 where none is."""
     prompt_bytes: int | None
     """Of all prompts that a teacher is asked, each once [bytes]; `None` without a teacher."""
+    longest_prompt_bytes: int | None
+    """Of the longest of them [bytes]; `None` without a teacher, or where it is unknown."""
     download_bytes: float
     """Weights that each node fetches [bytes]."""
+    inputs: Mapping[str, str]
+    """Hash of each data file and model folder, by its field in the recipe."""
     notes: tuple[str, ...]
+
+    @property
+    def student_bytes(self) -> float:
+        """Of the finished student's file: in the format it was trained in [bytes]."""
+        return weight_bytes(self.student.params, VALUE_BYTES[self.recipe.training.dtype])
 
     @property
     def home_hours(self) -> Quantiles:
@@ -141,7 +156,9 @@ def work_of(recipe: Recipe, facts: Facts) -> Work:
         exams=tuple(_exams(recipe, facts)),
         asked=samples if isinstance(recipe.teacher, ApiTeacher) else 0,
         prompt_bytes=rows.prompt_bytes if sampling else None,
+        longest_prompt_bytes=rows.longest_prompt_bytes if sampling else None,
         download_bytes=_download_bytes(recipe, facts),
+        inputs=facts.inputs,
         notes=tuple(_notes(rows, sampling, lengths, steps, passes)),
     )
 
@@ -224,6 +241,7 @@ def _generation(recipe: Recipe, facts: Facts) -> Answers | None:
         prompt_tokens=facts.rows.prompt_tokens.p50,
         most_tokens=_room(facts.teacher, facts.rows, sampling.max_new_tokens),
         at_once=sampling.batch_size,
+        computes_in=recipe.teacher.dtype,
     )
 
 
@@ -237,6 +255,7 @@ def _exams(recipe: Recipe, facts: Facts) -> Iterator[Answers]:
             prompt_tokens=rows.prompt_tokens.p50,
             most_tokens=_room(facts.student, rows, task.max_new_tokens),
             at_once=task.batch_size,
+            computes_in=recipe.training.dtype,
         )
 
 

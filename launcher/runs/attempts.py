@@ -39,7 +39,7 @@ from recipes.rundir import (
     read_model,
     write_model,
 )
-from tracking.books import Attempt, Books
+from tracking.books import NO_MACHINE, Attempt, Books
 from tracking.entries import (
     AttemptEnded,
     AttemptStarted,
@@ -51,9 +51,6 @@ from tracking.ledger import Ledger
 
 LOADING_S = 2.0
 """Loading the student again, on a machine that does other things too [s]."""
-
-NO_MACHINE = "no machine"
-"""How an attempt ends whose offer yielded none."""
 
 ANSWERED = "answered"
 """How an attempt ends that asked the teacher for all of its answers."""

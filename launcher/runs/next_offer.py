@@ -13,9 +13,9 @@ from decimal import Decimal
 from launcher.machines.least import beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.plan import Alternative, Plan
-from launcher.runs.attempts import ANSWERED, NO_MACHINE
+from launcher.runs.attempts import ANSWERED
 from recipes.money import from_micro_usd
-from tracking.books import Attempt, Books
+from tracking.books import NO_MACHINE, Attempt, Books
 from tracking.entries import AttemptStarted, Line, Settled, StateChanged
 
 ON_THE_WAY = frozenset({"planned", "starting", "provisioning"})

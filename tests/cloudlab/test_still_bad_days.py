@@ -11,7 +11,6 @@ from still import RECIPE, Run, Still
 from emulated.cloud import Cloud
 from emulated.faults import Fault
 from emulated.lab import Lab
-from launcher.runs.attempts import NO_MACHINE
 from recipes.rundir import (
     CheckpointLoaded,
     CheckpointSaved,
@@ -20,6 +19,7 @@ from recipes.rundir import (
     TrainStep,
     WorkerEnded,
 )
+from tracking.books import NO_MACHINE
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
 

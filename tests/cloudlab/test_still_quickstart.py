@@ -10,8 +10,8 @@ from still import Run, Still
 from emulated.cloud import Cloud
 from emulated.folder import REPOSITORY
 from emulated.lab import Lab
-from launcher.runs.attempts import NO_MACHINE
 from recipes.rundir import WorkerStarted
+from tracking.books import NO_MACHINE
 
 pytestmark = [pytest.mark.cloudlab, pytest.mark.slow]
 

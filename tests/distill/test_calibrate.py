@@ -81,6 +81,7 @@ def test_a_teacher_and_every_task_are_tried_too(
     assert all(min(speed.seconds_per_unit) > 0 for speed in measured.stages.values())
     # 20 prompts such as "1+2=".
     assert measured.prompt_bytes == 20 * 4
+    assert measured.longest_prompt_bytes == 4
 
 
 def test_a_teacher_behind_an_api_is_not_asked(trial: Callable[..., Calibration]) -> None:

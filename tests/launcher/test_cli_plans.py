@@ -278,6 +278,21 @@ def test_a_rehearsal_with_less_than_its_machine_is_begun_with_is_refused_with_wh
     assert plan_rehearsal(world, made, enough).plan.offer == refused.value.plan.offer
 
 
+def test_a_rehearsal_of_a_run_with_few_hours_is_not_refused_for_them(
+    own_home: Path, sky_home: Path, clock: Callable[[], float]
+) -> None:
+    """More dollars, which the refusal asked for, would not have helped."""
+    world = Outside(environ={"STILLHOUSE_HOME": str(own_home), "HOME": str(sky_home)}, clock=clock)
+    folder = Path(recipes.__file__).parent
+    short = with_changes(load_recipe(folder / "reasoning-7b.yaml"), {"budget.hours": "0.15"})
+    made = world.pricing.plan(short, folder)
+
+    planned = plan_rehearsal(world, made, "50")
+
+    assert planned.plan.hours.p90 > Decimal("0.15")
+    assert planned.plan.needed_usd < 50
+
+
 def test_not_even_a_part_is_accepted_of_a_run_that_cannot_begin(
     own_home: Path, sky_home: Path, clock: Callable[[], float]
 ) -> None:
@@ -285,13 +300,16 @@ def test_not_even_a_part_is_accepted_of_a_run_that_cannot_begin(
     folder = Path(recipes.__file__).parent
     s1 = load_recipe(folder / "s1.yaml")
 
-    def check(usd: str) -> None:
-        made = world.pricing.plan(with_changes(s1, {"budget.usd": usd}), folder)
+    def check(usd: str, hours: str) -> None:
+        changes = {"budget.usd": usd, "budget.hours": hours}
+        made = world.pricing.plan(with_changes(s1, changes), folder)
         world.pricing.check_fits(made, accept_partial=True)
 
-    check("25")
+    check("25", "0.2")
     with pytest.raises(OverBudgetPlanError, match="is not begun with less than"):
-        check("5")
+        check("5", "0.2")
+    with pytest.raises(OverBudgetPlanError, match="no machine is begun with less"):
+        check("25", "0.15")
 
 
 def test_no_offer_is_both_spot_and_on_demand(still: Still) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.scoring import standard_error
 from recipes.rundir import Score
 from tracking.compare import Comparison, compare, frontier, score_difference, usd_per_point
 from tracking.receipt import Receipt, make_receipt
@@ -13,7 +14,9 @@ from tracking.show import render_comparison, render_runs, runs_json
 
 
 def score(value: float, n: int = 500, of: int = 500) -> Score:
-    return Score(value=value, stderr=(value * (1 - value) / n) ** 0.5, n=n, of=of)
+    """As the worker writes it."""
+    hits = round(value * n)
+    return Score(value=hits / n, stderr=standard_error(hits, n), n=n, of=of)
 
 
 @pytest.fixture
@@ -140,6 +143,28 @@ def test_a_run_that_goes_on_is_on_no_frontier_however_cheap_it_looks(
     assert "so far" in printed(render_comparison(comparison))
 
 
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_what_is_not_settled_is_no_price_and_no_difference(
+    receipts: list[Receipt], printed: Callable[..., str], status: str
+) -> None:
+    good, cheap = receipts
+    unsettled = rescored(
+        cheap, status=status, metered_usd=Decimal(0), reserved_usd=Decimal(50), scores=good.scores
+    )
+
+    comparison = compare([good, unsettled])
+    shown = printed(render_comparison(comparison))
+
+    assert comparison.rows[1].usd_per_point is None
+    assert [row.on_frontier for row in comparison.rows] == [True, False]
+    assert comparison.difference is not None
+    assert comparison.difference.usd is None
+    assert "up to $50.00" in shown
+    assert "dollars not settled yet" in shown
+    assert "$0.00 " not in shown
+    assert "less" not in shown
+
+
 def test_runs_without_a_task_in_common_are_not_ranked(receipts: list[Receipt]) -> None:
     good, bad = receipts
     comparison = compare([good, rescored(bad, scores={"gsm8k": score(0.3)})])
@@ -202,12 +227,26 @@ def test_no_winner_within_the_error(receipts: list[Receipt], printed: Callable[.
     assert "additions +0.005 ± 0.006: within the error, so neither can be called better" in shown
 
 
-def test_a_perfect_score_on_few_problems_is_not_certain() -> None:
-    """By p(1-p)/n both errors are 0, and 3 of 3 would be better than 0 of 1 beyond any doubt."""
+@pytest.mark.parametrize(
+    ("few", "many", "beyond"),
+    [(1, 1, False), (1, 3, False), (3, 3, False), (4, 4, True), (2, 3, False), (500, 500, True)],
+)
+def test_none_of_few_beside_all_of_few_is_not_certain(few: int, many: int, beyond: bool) -> None:
+    """By Fisher's exact test 0 of 3 beside 3 of 3 comes by chance one time in ten, 0 of 4 beside
+    4 of 4 one time in 35."""
+    none, all_of_them = score(0, few, few), score(1, many, many)
+
+    assert score_difference("t", none, all_of_them).value == 1
+    assert score_difference("t", none, all_of_them).beyond_error is beyond
+
+
+def test_a_score_that_claims_no_error_is_not_believed() -> None:
     lucky, unlucky = Score(value=1, stderr=0, n=3, of=3), Score(value=0, stderr=0, n=1, of=1)
 
-    assert not score_difference("t", unlucky, lucky).beyond_error
-    assert score_difference("t", score(0.0), score(1.0)).beyond_error
+    difference = score_difference("t", unlucky, lucky)
+
+    assert difference.stderr > 0
+    assert not difference.beyond_error
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 1000), st.integers(1, 1000))

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -8,7 +9,8 @@ import pytest
 from recipes.errors import InvalidInputError
 from recipes.money import from_micro_usd
 from recipes.rundir import CheckpointLoaded, Stopping, WorkerEnded
-from tracking.entries import Billed, Opened, StateChanged
+from tracking.books import NO_MACHINE
+from tracking.entries import AttemptStarted, Billed, Opened, StateChanged
 from tracking.receipt import Receipt, make_receipt
 from tracking.show import render_receipt
 
@@ -228,6 +230,55 @@ def test_rented_machines_leave_out_what_nobody_metered(workshop: Any) -> None:
         "the teacher's answers, by their tokens and the endpoint's prices",
         "storage",
     )
+
+
+def test_a_machine_that_never_was_is_not_on_the_receipt(
+    workshop: Any, printed: Callable[..., str]
+) -> None:
+    """Nor is the hour of an attempt that asked a teacher, and rented nothing."""
+    rented = {**workshop.recipe, "hardware": {}}
+    run = workshop.open("demo-1", rented)
+    workshop.end_attempt(run, [], NO_MACHINE)
+    for number, fields in enumerate(
+        ({"cloud": "local", "name": "this machine"}, {"cloud": "aws", "name": "aws p5"}), 2
+    ):
+        workshop.ledger.append(
+            "demo-1",
+            AttemptStarted(
+                attempt=number,
+                started_at=workshop.clock.now,
+                usd_per_hour=Decimal(40 * (number - 2)),
+                price_source="AWS",
+                offer=fields,
+                reservation=workshop.ledger.reserve("demo-1", "train", 20_000),
+            ),
+        )
+        workshop.end_attempt(run, [], "answered" if number == 2 else NO_MACHINE)
+    workshop.ledger.append("demo-1", StateChanged(state="failed"))
+
+    receipt = make_receipt(workshop.ledger.books("demo-1"), run)
+    shown = printed(render_receipt(receipt))
+
+    assert receipt.price is None
+    assert receipt.included == (
+        "rented machines, from the start of each attempt to its end, of which there has been none",
+    )
+    assert "p5" not in shown
+    assert "3: no machine, answered, no machine" in shown
+    assert re.search(r"machine +none\n", shown)
+
+
+def test_a_machine_keeps_its_place_when_none_could_be_had_after_it(workshop: Any) -> None:
+    run = workshop.open("demo-1", {**workshop.recipe, "hardware": {}})
+    workshop.end_attempt(run, [], "lost")
+    workshop.start("demo-1", attempt=2, usd_per_hour="40")
+    workshop.end_attempt(run, [], NO_MACHINE)
+
+    receipt = make_receipt(workshop.ledger.books("demo-1"), run)
+
+    assert receipt.price is not None
+    assert receipt.price.usd_per_hour == Decimal("0.12")
+    assert not any("attempts, and the work" in sentence for sentence in receipt.included)
 
 
 def test_an_interrupted_attempt_saves_and_loses_nothing(workshop: Any) -> None:

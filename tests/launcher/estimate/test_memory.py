@@ -80,6 +80,37 @@ def test_a_teacher_that_reads_along_takes_its_weights() -> None:
     assert taught.weights - alone.weights == 2 * model("Qwen/Qwen2.5-32B").params / 8
 
 
+def test_float32_doubles_what_passes_through_and_leaves_what_is_learnt() -> None:
+    half, whole = (
+        training_need(SEVEN, longest_tokens=4096, gpus=8, computes_in=each)
+        for each in ("bfloat16", "float32")
+    )
+
+    assert whole.activations == 2 * half.activations
+    assert whole.layers_at_work == 2 * half.layers_at_work
+    assert whole.loss_or_layer == 1.2 * half.loss_or_layer
+    assert (whole.weights, whole.gradients, whole.optimizer) == (
+        half.weights,
+        half.gradients,
+        half.optimizer,
+    )
+
+
+def test_on_one_gpu_float32_needs_no_copy_of_what_learns() -> None:
+    alone = training_need(SEVEN, longest_tokens=4096, computes_in="float32")
+
+    assert alone.layers_at_work == 0
+
+
+def test_a_writer_in_float32_holds_twice_as_much() -> None:
+    half, whole = (
+        generating_need(SEVEN, tokens_at_once=1000, computes_in=each)
+        for each in ("bfloat16", "float32")
+    )
+
+    assert (whole.weights, whole.kv_cache) == (2 * half.weights, 2 * half.kv_cache)
+
+
 def test_the_kv_cache_counts_every_token_under_way() -> None:
     few = generating_need(SEVEN, tokens_at_once=1000)
     many = generating_need(SEVEN, tokens_at_once=64_000)

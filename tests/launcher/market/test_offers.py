@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.console import Console
 
-from launcher.market.catalog_rows import Listing
+from launcher.estimate.gpus import find_gpu
+from launcher.market.catalog_rows import Listing, read_listings
 from launcher.market.catalogs import Catalog, CouldNotLookError
 from launcher.market.look import (
     Found,
@@ -22,6 +23,7 @@ from launcher.market.look import (
     Wanted,
     find_offers,
     look_for_offers,
+    on_nodes,
     ranked,
 )
 from launcher.market.offers import LOCAL, Offer
@@ -158,6 +160,17 @@ def test_two_nodes_cost_twice_as_much_on_clouds_that_can_join_them(
     golden("offers-h100-8-x2-spot.txt", printed(found))
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 8])
+def test_machines_that_are_joined_are_what_a_look_for_so_many_finds(
+    sky_home: Path, nodes: int
+) -> None:
+    enable(sky_home, "AWS", "GCP", "Lambda", "RunPod")
+
+    assert ranked(on_nodes(look(sky_home, "any").offers, nodes)) == list(
+        look(sky_home, "any", nodes).offers
+    )
+
+
 @pytest.mark.golden
 def test_any_gpu_is_any_whose_speed_is_known(sky_home: Path, golden: Golden) -> None:
     enable(sky_home, "AWS", "GCP", "Lambda", "RunPod")
@@ -187,6 +200,84 @@ def test_the_same_gpu_on_a_card_is_another_gpu(sky_home: Path) -> None:
     assert {offer.accelerator for offer in modules.offers} == {"H100", "H100-SXM"}
     assert [offer.instance_type for offer in cards.offers] == ["8x_H100_SECURE"] * 2
     assert look(sky_home, "H100-PCIe").offers[0].instance_type == "gpu_1x_h100_pcie"
+
+
+AZURE = """\
+InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region
+Standard_NC24ads_A100_v4,A100-80GB,1.0,24.0,220.0,x,3.67,0.9,eastus
+Standard_NC40ads_H100_v5,H100,1.0,40.0,320.0,x,6.98,2.1,eastus
+Standard_NC80adis_H100_v5,H100,2.0,80.0,640.0,x,13.96,4.2,eastus
+Standard_ND96amsr_A100_v4,A100-80GB,8.0,96.0,1900.0,x,32.77,8.2,eastus
+Standard_ND96isr_H100_v5,H100,8.0,96.0,1900.0,x,98.32,29.5,eastus
+"""
+
+VAST = """\
+InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,GpuInfo,Price,SpotPrice,Region
+1x-H100_SXM-32-131072,H100,1.0,32.0,128.0,x,2.1,1.2,US
+1x-H100_PCIE-32-131072,H100,1.0,32.0,128.0,x,1.9,1.1,US
+1x-H100_NVL-32-131072,H100,1.0,32.0,128.0,x,2.0,1.1,US
+1x-H100-32-131072,H100,1.0,32.0,128.0,x,1.8,1.0,US
+1x-RTX_4090-16-65536,RTX4090,1.0,16.0,64.0,x,0.4,0.2,US
+"""
+
+
+@pytest.mark.parametrize(
+    ("cloud", "rows", "cards"),
+    [
+        (
+            "azure",
+            AZURE,
+            {
+                "Standard_NC24ads_A100_v4": "A100-PCIe-80GB",
+                "Standard_NC40ads_H100_v5": "H100-NVL",
+                "Standard_NC80adis_H100_v5": "H100-NVL",
+                "Standard_ND96amsr_A100_v4": "A100-80GB",
+                "Standard_ND96isr_H100_v5": "H100",
+            },
+        ),
+        (
+            "vast",
+            VAST,
+            {
+                "1x-H100_SXM-32-131072": "H100",
+                "1x-H100_PCIE-32-131072": "H100-PCIe",
+                "1x-H100_NVL-32-131072": "H100-NVL",
+                "1x-H100-32-131072": "H100-PCIe",
+                "1x-RTX_4090-16-65536": "RTX4090",
+            },
+        ),
+    ],
+)
+def test_a_card_under_the_name_of_the_module_is_known_by_its_machine(
+    cloud: str, rows: str, cards: dict[str, str]
+) -> None:
+    """As SkyPilot's own fetchers of Azure's and Vast's catalogs name them."""
+    catalog = Catalog(cloud, NOW, True, tuple(read_listings(cloud, rows.splitlines())))
+
+    offers = find_offers(Wanted(), [catalog])
+
+    assert {offer.instance_type: offer.gpu for offer in offers} == cards
+    assert all(find_gpu(offer.gpu or "") for offer in offers)
+
+
+def test_every_name_that_is_printed_can_be_asked_for(sky_home: Path) -> None:
+    found = look(sky_home, "any")
+    shown = printed(found, limit=None)
+
+    for name in {f"{offer.gpu}:{offer.accelerators}" for offer in found.offers}:
+        assert name in shown
+        assert any(offer in found.offers for offer in look(sky_home, name).offers)
+
+
+def test_a_catalogs_own_name_of_a_module_can_be_asked_for() -> None:
+    rows = (
+        "InstanceType,AcceleratorName,AcceleratorCount,GpuInfo,Price,Region\n"
+        "8x_A100-80GB-SXM_SECURE,A100-80GB-SXM,8.0,x,13.9,US\n"
+    )
+    catalog = Catalog("runpod", NOW, True, tuple(read_listings("runpod", rows.splitlines())))
+
+    for name in ("A100-80GB-SXM:8", "A100-80GB:8"):
+        assert [offer.gpu for offer in find_offers(Wanted.parse(name), [catalog])] == ["A100-80GB"]
 
 
 def test_names_of_gpus_may_be_written_in_any_case(sky_home: Path) -> None:

@@ -15,7 +15,7 @@ from launcher.market.look import on_nodes
 from launcher.market.offers import LOCAL, Offer
 from launcher.plans.fits import OverBudgetPlanError, check_begins, check_fits, less_by_lines
 from launcher.plans.instead import NODES, less_work, other_machines
-from launcher.plans.plan import Plan, plan_from_trial
+from launcher.plans.plan import CostLine, Plan, Quantiles, plan_from_trial
 from launcher.plans.planner import Ranked, plan_offers
 from launcher.plans.read_facts import read_facts
 from recipes.calibration import Calibration
@@ -58,12 +58,30 @@ def test_a_plan_above_the_budget_is_refused_with_both_figures_and_what_would_fit
     assert "$0.0200" in message  # the budget
     assert "Nothing was started" in message
     assert "Raise budget.usd to $0.0260" in message
-    assert "lower the training from 100 to 68 steps" in message
+    assert "lower the training from 100 to 65 steps" in message
     assert "--accept-partial" in message
 
 
 def test_the_budget_that_is_proposed_is_enough(recipe: Recipe, plan: Plan) -> None:
     check_fits(plan, with_budget(recipe, usd="0.0260"))
+
+
+@given(usd=st.decimals("0.000001", "1000000", places=9))
+def test_the_budget_that_is_proposed_is_enough_as_it_is_printed(usd: Decimal) -> None:
+    line = CostLine(
+        name="train",
+        quantity=Quantiles(p10=usd, p50=usd, p90=usd),
+        unit="h",
+        usd_per_unit=Decimal(1),
+    )
+    dear = made(100).model_copy(update={"lines": (line,)})
+
+    with pytest.raises(OverBudgetPlanError) as refused:
+        check_fits(dear, with_budget(tiny(), usd="0.0000009"))
+
+    (enough,) = re.findall(r"Raise budget\.usd to \$([\d.,]+)\. ", str(refused.value))
+    proposed = Decimal(enough.replace(",", ""))
+    assert usd <= proposed <= max(usd * Decimal("1.1"), usd + Decimal("0.0001"))
 
 
 def test_a_budget_too_small_for_anything_proposes_no_number_of_steps(
@@ -101,23 +119,76 @@ def test_a_plan_with_less_than_its_machines_are_begun_with_is_refused_with_what_
     check_begins(plan, with_budget(S1, usd=enough))
 
 
+def test_hours_in_which_no_machine_is_begun_are_refused_with_hours_that_are_enough() -> None:
+    short = with_changes(S1, {"budget.hours": "0.15"})
+    plan = ranked(offer(), recipe=short).chosen
+
+    with pytest.raises(OverBudgetPlanError) as refused:
+        check_begins(plan, short)
+
+    message = str(refused.value)
+    assert "its limit is 9.0 min, and no machine is begun with less than 10.0 min left." in message
+    assert "--accept-partial" not in message  # it would not help
+    (enough,) = re.findall(r"Raise budget\.hours to ([\d.]+)\.$", message)
+    check_begins(plan, with_changes(S1, {"budget.hours": enough}))
+
+
+def test_ten_minutes_are_enough_to_begin_and_a_second_less_is_not() -> None:
+    plan = ranked(offer(), recipe=S1).chosen
+
+    assert plan.begins(with_changes(S1, {"budget.hours": "0.16667"}).budget)
+    assert not plan.begins(with_changes(S1, {"budget.hours": "0.1664"}).budget)
+
+
+def test_what_the_teacher_may_answer_for_comes_before_the_machines() -> None:
+    asks = load_recipe(FOLDER / "api-teacher.yaml")
+    one = offer("2", accelerators=1, nodes=1)
+    waits = ranked(one, recipe=asks).work.home_hours.p90
+    short = with_changes(asks, {"budget.hours": f"{waits + 0.1:.3f}"})
+    made = ranked(one, recipe=short)
+
+    assert made.fitting == 0
+    with pytest.raises(OverBudgetPlanError, match="and the teacher may answer for"):
+        check_begins(made.chosen, short)
+    check_begins(made.chosen, with_changes(asks, {"budget.hours": f"{waits + 0.17:.3f}"}))
+
+
 # ---- less work -------------------------------------------------------------------------------
 
 
 @given(
-    usd=st.decimals("0.005", "0.03", places=4), hours=st.sampled_from([None, "0.0041", "0.0063"])
+    usd=st.decimals("0.005", "0.03", places=4),
+    hours=st.sampled_from([None, "0.0041", "0.0063"]),
+    fixed_s=st.sampled_from([0.0, 0.7, 2.3, 8.1, 30.0]),
 )
-def test_on_this_machine_so_many_steps_fit_and_no_more(usd: Decimal, hours: str | None) -> None:
+def test_on_this_machine_so_many_steps_fit_and_no_more(
+    usd: Decimal, hours: str | None, fixed_s: float
+) -> None:
     odd = usd + Decimal("0.00003")  # no whole number of steps takes exactly so much
     recipe = with_budget(tiny(), usd=odd, hours=hours)
-    proposed = less_by_lines(made(100), recipe)
+    proposed = less_by_lines(made(100, fixed_s), recipe)
 
     most = count_in(proposed) if proposed else 0
     if most:
-        check_fits(made(most), recipe)
+        check_fits(made(most, fixed_s), recipe)
     if most < 100:
         with pytest.raises(OverBudgetPlanError):
-            check_fits(made(most + 1), recipe)
+            check_fits(made(most + 1, fixed_s), recipe)
+
+
+@given(
+    usd=st.decimals("0.005", "0.2", places=4),
+    fixed_s=st.floats(0, 30),
+    steps=st.tuples(*[st.floats(0.01, 1)] * 3),
+)
+def test_the_steps_that_are_proposed_fit_however_uneven_those_of_the_trial_were(
+    usd: Decimal, fixed_s: float, steps: tuple[float, float, float]
+) -> None:
+    recipe = with_budget(tiny(), usd=usd)
+    proposed = less_by_lines(made(100, fixed_s, steps), recipe)
+
+    if proposed:
+        check_fits(made(count_in(proposed), fixed_s, steps), recipe)
 
 
 def tiny() -> Recipe:
@@ -146,7 +217,9 @@ def tiny() -> Recipe:
     )
 
 
-def made(steps: int) -> Plan:
+def made(
+    steps: int, fixed_s: float = 0.0, seconds: tuple[float, float, float] = (0.09, 0.1, 0.11)
+) -> Plan:
     trial = Calibration.model_validate(
         {
             "device": "cpu",
@@ -156,8 +229,8 @@ def made(steps: int) -> Plan:
                 "train": {
                     "units": steps,
                     "unit": "steps",
-                    "fixed_s": 0.0,
-                    "seconds_per_unit": (0.09, 0.1, 0.11),
+                    "fixed_s": fixed_s,
+                    "seconds_per_unit": seconds,
                 }
             },
         }

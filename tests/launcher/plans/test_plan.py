@@ -90,9 +90,12 @@ def test_work_is_the_same_whatever_its_name_and_budget(recipe: Recipe) -> None:
         update={"training": recipe.training.model_copy(update={"steps": 101})}
     )
 
-    assert work_key(recipe, "cpu") == work_key(renamed, "cpu")
-    assert work_key(recipe, "cpu") != work_key(longer, "cpu")
-    assert work_key(recipe, "cpu") != work_key(recipe, "gpu")
+    key = work_key(recipe, "cpu", {"data.path": "a1"})
+
+    assert key == work_key(renamed, "cpu", {"data.path": "a1"})
+    assert key != work_key(longer, "cpu", {"data.path": "a1"})
+    assert key != work_key(recipe, "gpu", {"data.path": "a1"})
+    assert key != work_key(recipe, "cpu", {"data.path": "b2"})
 
 
 def test_a_plan_survives_its_file_and_its_json_has_the_totals(plan: Plan) -> None:

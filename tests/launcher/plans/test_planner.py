@@ -14,7 +14,7 @@ import recipes
 from launcher.market.look import Wanted, look_for_offers
 from launcher.market.offers import Offer
 from launcher.plans.fits import check_fits
-from launcher.plans.plan import Plan, summary
+from launcher.plans.plan import Plan, over, summary
 from launcher.plans.planner import ALTERNATIVES, STAYING, Ranked, plan_offers
 from launcher.plans.read_facts import read_facts
 from recipes.errors import RefusedError
@@ -104,6 +104,21 @@ def test_a_machine_whose_price_may_rise_above_the_budget_while_it_starts_does_no
     plan = made.plan(1)
     assert moves.usd.p90 < 4 < plan.least_usd
     assert moves.over == f"${plan.least_usd - 4:,.2f}"
+
+
+@pytest.mark.parametrize("budget", ["4", "3", "0.5"])
+def test_an_offer_says_what_it_takes_to_begin_it_whether_its_likely_price_fits_or_not(
+    budget: str,
+) -> None:
+    recipe = shipped("math-1-5b", **{"budget.usd": budget})
+    spot = offer("0.50", on_demand_usd_per_hour=Decimal(30), accelerators=1, nodes=1)
+
+    made = ranked(spot, recipe=recipe)
+
+    (option,) = made.options()
+    assert made.chosen.least_usd > 4
+    assert option.over == f"${made.chosen.needed_usd - Decimal(budget):,.2f}"
+    assert option.over == over(recipe.budget, made.chosen.needed_usd, option.hours.p90)
 
 
 def test_an_offer_above_the_budget_says_by_how_much() -> None:

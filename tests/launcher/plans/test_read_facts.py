@@ -97,6 +97,16 @@ def test_made_up_additions_are_as_long_as_the_worker_makes_them(digits: int) -> 
     assert rows.tokens.p50 == pytest.approx(sum(made) / len(made), abs=1)
 
 
+def test_a_prompt_is_counted_in_bytes_where_bytes_are_asked_for() -> None:
+    data = {"kind": "generated", "rows": 3, "digits": 2, "prompt": "计算 {question}"}
+
+    rows = read_facts(recipe({**data, "completion": "{answer}"}, NEW)).rows
+
+    assert rows.prompt_tokens.p50 == 3 + 5  # characters, 00+00 among them
+    assert rows.longest_prompt_bytes == 3 + 3 + 1 + 5
+    assert rows.prompt_bytes == 3 * (3 + 3 + 1 + 5)
+
+
 # ---- data in files ---------------------------------------------------------------------------
 
 
@@ -109,6 +119,7 @@ def test_a_file_is_filled_in_and_measured_in_characters_for_a_new_student(tmp_pa
     assert rows.prompt_tokens.p50 == (5 + 4) / 2
     assert rows.tokens.p50 == (8 + 6) / 2
     assert rows.prompt_bytes == 6 + 4
+    assert rows.longest_prompt_bytes == 6
 
 
 def test_for_any_other_student_a_token_is_some_bytes(tmp_path: Path) -> None:

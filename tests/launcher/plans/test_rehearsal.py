@@ -70,7 +70,8 @@ def test_it_is_the_recipe_with_few_steps_its_own_budget_and_no_evaluation() -> N
     assert (made.training.steps, made.training.epochs) == (20, None)
     assert made.training.checkpoint_every_steps == 10
     assert made.evaluation == ()
-    assert made.budget.usd == 5
+    assert (made.budget.usd, made.budget.hours) == (5, None)
+    assert recipe.budget.hours is not None
     assert made.hardware.accelerators == "H100:8"
     same = {"teacher", "student", "method"}
     assert made.model_dump(include=same) == recipe.model_dump(include=same)

@@ -195,6 +195,30 @@ def test_answers_are_asked_at_home_and_paid_as_they_come() -> None:
     assert float(half.hours.p50) == pytest.approx(2 * 300 / 3600 + 1.1)
 
 
+def test_answers_that_were_there_before_say_nothing_of_what_the_rest_cost() -> None:
+    """500 of 1,000 from an earlier attempt, for $15, and 100 more for $3: the other 400 are $12."""
+    of = asking()
+    marks = [count(6.0 * n, 500 + 10 * n, "generate") for n in range(11)]
+    paid = ApiUsage(t=1.0, attempt=2, input_tokens=1, output_tokens=1, micro_usd=3_000_000)
+
+    now = project(
+        of, seen(begun("generate", 0.0), *marks, paid), at(60.0, usd_per_hour="0", usd="15")
+    )
+
+    assert float(now.usd.p50) == pytest.approx(15 + 3 + 12 + 10 * 1.1)
+
+
+def test_a_few_answers_behind_many_that_were_there_do_not_replace_the_plan() -> None:
+    of = asking()
+    marks = [count(0.0, 900, "generate"), count(6.0, 902, "generate")]
+    paid = ApiUsage(t=1.0, attempt=2, input_tokens=1, output_tokens=1, micro_usd=60_000)
+
+    now = project(of, seen(begun("generate", 0.0), *marks, paid), at(6.0, usd_per_hour="0"))
+
+    planned = float(of.usd_of("teacher_api").p50) * (1 - 902 / 1000)
+    assert float(now.usd.p50) == pytest.approx(0.06 + planned + 10 * 1.1)
+
+
 def test_on_the_machine_that_follows_nothing_is_left_to_ask() -> None:
     now = project(asking(), seen(*training(3.6, 100)), at(720.0, usd="8"))
 

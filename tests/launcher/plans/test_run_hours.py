@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recipes
+from launcher.estimate.flops import FLOAT32_SLOWDOWN
 from launcher.estimate.gpus import find_gpu
 from launcher.estimate.quantiles import Z90, Quantiles
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.read_facts import read_facts
-from launcher.plans.run_hours import FLOAT32_SLOWDOWN, RunHours, hours_of, train_hours
+from launcher.plans.run_hours import RunHours, hours_of, train_hours
 from launcher.plans.spread import add_up, together
 from launcher.plans.work_of import Work, work_of
 from recipes.loading import load_recipe, with_changes
@@ -123,6 +124,46 @@ def test_answers_that_do_not_fit_at_once_name_the_field_to_lower() -> None:
     assert "14 answers of 4,096 tokens at once (evaluation.0.batch_size)" in str(
         why_not(many, kind())
     )
+
+
+def test_what_fits_in_bfloat16_may_not_fit_in_float32() -> None:
+    """A sample of 4,096 tokens and 3B parameters: 78 GB beside about 90."""
+    one = {
+        "student.model": "Qwen/Qwen2.5-3B",
+        "student.revision": "null",
+        "training.max_tokens": "4096",
+        "training.micro_batch_size": "1",
+        "training.gradient_checkpointing": "false",
+    }
+    half, whole = work(**one), work(**one, **{"training.dtype": "float32"})
+
+    assert why_not(half, kind("H100", 1, 1)) is None
+    assert "training needs" in str(why_not(whole, kind("H100", 1, 1)))
+
+
+def test_a_teacher_in_float32_takes_twice_the_memory_and_longer() -> None:
+    half, whole = work("math-1-5b"), work("math-1-5b", **{"teacher.dtype": "float32"})
+    on = kind("H100", 1, 1)
+    assert (half.generation, whole.generation) != (None, None)
+
+    slow, quick = run(on, of=whole).alone, run(on, of=half).alone
+
+    assert slow["generate"].p50 > 1.2 * quick["generate"].p50
+    assert slow["train"] == quick["train"]
+    assert slow["evaluate"] == quick["evaluate"]
+    assert why_not(half, kind("L40S", 1, 1)) is None
+    assert "teacher.sampling.batch_size" in str(why_not(whole, kind("L40S", 1, 1)))
+
+
+def test_a_student_in_float32_is_a_larger_file_and_answers_more_slowly() -> None:
+    half, whole = work("math-1-5b"), work("math-1-5b", **{"training.dtype": "float32"})
+    on = kind("H100", 1, 1)
+
+    slow, quick = run(on, of=whole), run(on, of=half)
+
+    assert slow.alone["evaluate"].p50 > 1.2 * quick.alone["evaluate"].p50
+    assert whole.student_bytes == 2 * half.student_bytes
+    assert slow.alone["save"].p50 > quick.alone["save"].p50
 
 
 def test_a_teacher_that_does_not_fit_on_one_gpu_is_told_before_it_is_paid() -> None:

@@ -143,6 +143,53 @@ def test_data_that_grew_are_refused_with_both_counts() -> None:
         as_saved(saved(PLAN), grown, THREE, 10)
 
 
+def own_data(folder: Path, question: str, count: int = 100) -> Recipe:
+    """S1 on rows of one's own, all alike."""
+    path = folder / "rows.jsonl"
+    path.write_text((json.dumps({"q": question, "a": "x"}) + "\n") * count)
+    data = {"kind": "jsonl", "path": str(path), "prompt": "{q}", "completion": "{a}"}
+    return Recipe.model_validate({**S1.model_dump(), "data": data, "evaluation": []})
+
+
+def test_as_many_rows_that_are_longer_are_refused_and_the_field_is_named(tmp_path: Path) -> None:
+    recipe = own_data(tmp_path, "q" * 4_000)
+    plan = planned(THREE, recipe)
+    longer = planned(THREE, own_data(tmp_path, "q" * 40_000))
+
+    assert longer.units == plan.units
+    with pytest.raises(RefusedError, match=r"^data\.path: what lies there has changed"):
+        as_saved(saved(plan, recipe), longer, THREE, 10)
+
+
+def test_data_written_again_as_they_were_are_the_same(tmp_path: Path) -> None:
+    recipe = own_data(tmp_path, "q" * 4_000)
+    plan = planned(THREE, recipe)
+
+    again = planned(THREE, own_data(tmp_path, "q" * 4_000))
+
+    assert as_saved(saved(plan, recipe), again, THREE, 10) == plan
+
+
+def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    config = {
+        "model_type": "qwen3",
+        "vocab_size": 1_000,
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = with_changes(S1, {"student.model": str(tmp_path)})
+    plan = planned(THREE, recipe)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 12}))
+
+    with pytest.raises(RefusedError, match=r"^student\.model: what lies there has changed"):
+        as_saved(saved(plan, recipe), planned(THREE, recipe), THREE, 10)
+
+
 def test_a_plan_made_on_another_machine_is_refused(plan: Plan) -> None:
     elsewhere = plan.model_copy(update={"work": "another processor"})
 
@@ -151,6 +198,15 @@ def test_a_plan_made_on_another_machine_is_refused(plan: Plan) -> None:
 
 
 # ---- prices ----------------------------------------------------------------------------------
+
+
+def test_a_plan_of_the_same_prices_has_the_same_hash_whenever_it_was_made() -> None:
+    later = tuple(each.model_copy(update={"as_of": NOW + 3600}) for each in THREE)
+    again = plan_offers(S1, later, read_facts(S1), NOW + 3700).chosen
+    dearer = planned((offer("40"), offer("41.01", zone="us-east-2b"), THREE[2]))
+
+    assert again.hash == PLAN.hash
+    assert dearer.hash != PLAN.hash
 
 
 def test_where_nothing_moved_it_is_the_very_plan() -> None:

@@ -1,5 +1,7 @@
 """How fast this machine is: from earlier runs, or from a trial that is kept."""
 
+from pathlib import Path
+
 import pytest
 
 from launcher.plans.plan import Plan
@@ -44,6 +46,25 @@ def test_other_work_is_measured_anew(house: House, recipe: Recipe, trial: Calibr
     plan_here(longer, house.home, [], trials)
 
     assert trials.count == 2
+
+
+def test_a_file_of_the_recipe_that_has_changed_is_other_work(
+    house: House, recipe: Recipe, trial: Calibration, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "1+1=", "a": "2"}\n')
+    data = {"kind": "jsonl", "path": str(rows), "prompt": "{q}", "completion": "{a}"}
+    of_file = Recipe.model_validate({**recipe.model_dump(), "data": data})
+    trials = Trials(trial)
+
+    first = plan_here(of_file, house.home, [], trials)
+    rows.write_text('{"q": "1+2=", "a": "3"}\n')  # as long as before
+    second = plan_here(of_file, house.home, [], trials)
+    third = plan_here(of_file, house.home, [], trials)
+
+    assert trials.count == 2
+    assert len({first.work, second.work}) == 2
+    assert third == second
 
 
 def test_a_finished_run_corrects_the_next_plan(

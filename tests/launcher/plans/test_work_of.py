@@ -39,6 +39,7 @@ def rows(count: int = 1000, tokens: float = 500.0, **changes: Any) -> Rows:
         "tokens": exactly,
         "prompt_tokens": exactly,
         "prompt_bytes": int(count * tokens * 4),
+        "longest_prompt_bytes": None,
         "longest_tokens": None,
         "source": "made up",
     }

@@ -17,14 +17,13 @@ from launcher.market.offers import Offer
 from launcher.plans.plan import Plan
 from launcher.plans.planner import plan_offers
 from launcher.plans.read_facts import read_facts
-from launcher.runs.attempts import NO_MACHINE
 from launcher.runs.house import House
 from launcher.runs.next_offer import next_offer
 from launcher.runs.run import drive, open_run
 from recipes.loading import load_recipe, with_changes
 from recipes.money import from_micro_usd, to_micro_usd
 from recipes.recipe import Recipe
-from tracking.books import Books, Recorded, fold
+from tracking.books import NO_MACHINE, Books, Recorded, fold
 from tracking.entries import (
     AttemptEnded,
     AttemptStarted,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loopback_s3 import LoopbackS3
+from loopback_s3 import Fault, LoopbackS3
 from shaky_store import Fate, Killed, ShakyStore
 
 from distill import outbox
@@ -432,15 +432,23 @@ def test_a_fault_of_ours_is_a_warning_too(folder: FolderStore, run: RunDir, log:
     assert warnings(run)[0] == "ZeroDivisionError: a fault The work goes on meanwhile."
 
 
-def test_lines_do_not_wait_for_a_checkpoint_that_hangs(
+def stuck_in_a_checkpoint(
     s3: LoopbackS3, run: RunDir, log: EventLog
-) -> None:
-    stuck = s3.add("PUT", "checkpoints", kind="hang")
+) -> tuple[Fault, S3Store, Uploader]:
+    """What holds up a checkpoint on its way, where to, and who sends it."""
+    stuck = s3.add("PUT", "step-00000100", kind="hang")
     store = S3Store(s3.bucket(), "", s3.client())
     uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
     checkpoint(run, 100)
     uploader.start()
     assert stuck.met.wait(SOON)
+    return stuck, store, uploader
+
+
+def test_lines_do_not_wait_for_a_checkpoint_that_hangs(
+    s3: LoopbackS3, run: RunDir, log: EventLog
+) -> None:
+    stuck, store, uploader = stuck_in_a_checkpoint(s3, run, log)
 
     log.write(progress(7))
     until = time.monotonic() + SOON
@@ -456,12 +464,7 @@ def test_lines_do_not_wait_for_a_checkpoint_that_hangs(
 def test_a_student_does_not_wait_for_a_checkpoint_that_hangs(
     s3: LoopbackS3, run: RunDir, log: EventLog
 ) -> None:
-    stuck = s3.add("PUT", "checkpoints", kind="hang")
-    store = S3Store(s3.bucket(), "", s3.client())
-    uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
-    checkpoint(run, 100)
-    uploader.start()
-    assert stuck.met.wait(SOON)
+    stuck, store, uploader = stuck_in_a_checkpoint(s3, run, log)
 
     staged = write(run.path / "staged", {"model.safetensors": b"weights"})
     staged.rename(run.student)
@@ -475,12 +478,7 @@ def test_a_student_does_not_wait_for_a_checkpoint_that_hangs(
 def test_a_run_whose_checkpoint_is_not_stored_in_time_ends_with_all_the_rest_stored(
     s3: LoopbackS3, run: RunDir, log: EventLog
 ) -> None:
-    stuck = s3.add("PUT", "step-00000100", kind="hang")
-    store = S3Store(s3.bucket(), "", s3.client())
-    uploader = Uploader(store, run, log, attempt=1, every_s=0.01)
-    checkpoint(run, 100)
-    uploader.start()
-    assert stuck.met.wait(SOON)
+    stuck, store, uploader = stuck_in_a_checkpoint(s3, run, log)
     write(run.student, {"model.safetensors": b"weights"})
     write(run.path, {"scores.json": b"{}", "done.json": b"{}"})
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_model import CONFIG
 
 from launcher.plans.read_facts import read_facts
 from recipes.errors import InvalidInputError, RefusedError
@@ -209,16 +210,6 @@ def test_a_model_that_is_not_in_the_table_is_refused_and_what_to_do_is_said() ->
 
 
 def test_a_folder_is_read_from_its_own_config(tmp_path: Path) -> None:
-    config = {
-        "model_type": "qwen3",
-        "vocab_size": 18,
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": True,
-    }
     made = recipe(
         {"kind": "generated", "rows": 1, "prompt": "{question}"},
         teacher={"kind": "model", "model": str(tmp_path)},
@@ -229,7 +220,7 @@ def test_a_folder_is_read_from_its_own_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(InvalidInputError, match="must hold an object"):
         read_facts(made)
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     teacher = read_facts(made).teacher
     assert teacher is not None
     assert teacher.layers == 3

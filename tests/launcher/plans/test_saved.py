@@ -12,6 +12,7 @@ import pytest
 from h100_offers import NOW, offer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_model import CONFIG
 
 import recipes
 from launcher.market.offers import LOCAL, Offer
@@ -171,20 +172,10 @@ def test_data_written_again_as_they_were_are_the_same(tmp_path: Path) -> None:
 
 
 def test_another_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    config = {
-        "model_type": "qwen3",
-        "vocab_size": 1_000,
-        "hidden_size": 96,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": True,
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     recipe = with_changes(S1, {"student.model": str(tmp_path)})
     plan = planned(THREE, recipe)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 12}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": 12}))
 
     with pytest.raises(RefusedError, match=r"^student\.model: what lies there has changed"):
         as_saved(saved(plan, recipe), planned(THREE, recipe), THREE, 10)

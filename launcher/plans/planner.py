@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from launcher.estimate import quantiles as estimate
 from launcher.estimate.efficiency import Efficiency, fitted
 from launcher.estimate.gpus import find_gpu
-from launcher.machines.least import LEAST_HOURS, beginning_usd
+from launcher.machines.least import beginning_usd
 from launcher.market.offers import Offer
 from launcher.plans.kinds import Kind, why_not
 from launcher.plans.notes import assumptions
@@ -86,6 +86,8 @@ class Ranked:
     """The same in hours."""
     careful_api_usd: Decimal
     """What a teacher behind an API takes at P90, on whichever machine [USD]."""
+    least_hours: Decimal
+    """With less of a limit none is begun [h]."""
     fitting: int
     """So many of the first ranks fit budget and hours, and can be begun with them."""
     careful: int
@@ -99,11 +101,6 @@ class Ranked:
 
     def __len__(self) -> int:
         return len(self.offers)
-
-    @property
-    def least_hours(self) -> Decimal:
-        """With less of a limit none is begun [h]."""
-        return _least_hours(self.work)
 
     @cached_property
     def chosen(self) -> Plan:
@@ -279,14 +276,18 @@ def _ranked(
     table = np.array([_each(run.total) for run in runs.values()])
     prices = np.array([float(offers[index].usd_per_hour) for index in can.tolist()])
     any_offer, any_run = offers[int(can[0])], next(iter(runs.values()))
-    api_usd = _endpoint_usd(_plan(recipe, work, any_offer, any_run, efficiency), recipe)
-    usd = prices[:, None] * table[run_of] + np.array([float(each) for each in api_usd])
+    # A teacher's tokens and hours are the same on every machine.
+    anywhere = with_teacher_api(_plan(recipe, work, any_offer, any_run, efficiency), recipe)
+    api_usd, least_hours = anywhere.usd_of("teacher_api"), anywhere.least_hours
+    api_floats = np.array([float(each) for each in (api_usd.p10, api_usd.p50, api_usd.p90)])
+    usd = prices[:, None] * table[run_of] + api_floats
     hours = table[run_of] + np.array(_each(work.home_hours))
-    careful = usd[:, 2] <= float(recipe.budget.usd)
-    if recipe.budget.hours is not None:
-        careful &= hours[:, 2] <= float(recipe.budget.hours)
-    fits, for_machines_usd = careful.copy(), recipe.budget.usd - api_usd[2]
-    if recipe.budget.hours is not None and _least_hours(work) > recipe.budget.hours:
+    budget = recipe.budget
+    careful = usd[:, 2] <= float(budget.usd)
+    if budget.hours is not None:
+        careful &= hours[:, 2] <= float(budget.hours)
+    fits, for_machines_usd = careful.copy(), budget.usd - api_usd.p90
+    if budget.hours is not None and least_hours > budget.hours:
         fits[:] = False
     for rank in np.flatnonzero(fits).tolist():
         fits[rank] = beginning_usd(offers[int(can[rank])]) <= for_machines_usd
@@ -300,7 +301,8 @@ def _ranked(
         run_of=run_of[order],
         usd=usd[order],
         hours=hours[order],
-        careful_api_usd=api_usd[2],
+        careful_api_usd=api_usd.p90,
+        least_hours=least_hours,
         fitting=fitting,
         careful=int(careful.sum()),
         frontier=_frontier(hours[order, 1], fitting),
@@ -315,12 +317,6 @@ def _frontier(hours: Floats, fitting: int) -> NDArray[np.bool_]:
     fastest_so_far = np.minimum.accumulate(hours[:fitting])
     before = np.concatenate([[np.inf], fastest_so_far[:-1]])[:fitting]
     return np.concatenate([hours[:fitting] < before, np.zeros(len(hours) - fitting, np.bool_)])
-
-
-def _endpoint_usd(plan: Plan, recipe: Recipe) -> tuple[Decimal, Decimal, Decimal]:
-    """What a teacher behind an API costs at P10, P50 and P90: the same on every machine [USD]."""
-    usd = with_teacher_api(plan, recipe).usd_of("teacher_api")
-    return usd.p10, usd.p50, usd.p90
 
 
 # ---- plans -----------------------------------------------------------------------------------
@@ -353,10 +349,6 @@ def _plan(recipe: Recipe, work: Work, offer: Offer, run: RunHours, efficiency: E
             "upload_s": round(upload_seconds(work).p50, 1),
         }
     )
-
-
-def _least_hours(work: Work) -> Decimal:
-    return LEAST_HOURS + _exact(work.home_hours).p90
 
 
 def _device(offer: Offer) -> str:

@@ -64,13 +64,13 @@ def check_fits(plan: Plan, recipe: Recipe, smaller: str = "", instead: str = "")
         OverBudgetPlanError: with the figures, and what would fit.
     """
     budget, usd, limit, hours = recipe.budget.usd, plan.usd, recipe.budget.hours, plan.hours
-    if usd.p90 > budget:
+    if plan.needed_usd > budget:
         raise OverBudgetPlanError(
             f"this run is estimated at {format_usd(usd.p50)}, and one run in ten at more than "
             f"{format_usd(usd.p90)}; its budget is {format_usd(budget)}.",
             _remedy(f"Raise budget.usd to {_up(usd.p90)}", smaller, instead),
         )
-    if limit is not None and hours.p90 > limit:
+    if limit is not None and plan.needed_hours > limit:
         raise OverBudgetPlanError(
             f"this run is estimated at {format_hours(hours.p50)}, and one run in ten at more "
             f"than {format_hours(hours.p90)}; its limit is {format_hours(limit)}.",

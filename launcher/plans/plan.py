@@ -27,6 +27,9 @@ TRIAL_SPREAD = (1.25, 1.6)
 A few seconds see one moment of a machine that does other things too.
 """
 
+FINEST = Decimal("0.000001")
+"""What a plan takes is held against limits so finely [USD, h]; finer digits are of rounding."""
+
 SLOWEST = 3.0
 """One unit of a trial may be slower than that beside its median; a whole stage is not."""
 
@@ -132,8 +135,8 @@ class Plan(Part):
 
     @property
     def needed_usd(self) -> Decimal:
-        """The budget it takes [USD]."""
-        return max(self.usd.p90, self.least_usd)
+        """The budget it takes, in whole micro-dollars [USD]."""
+        return max(self.usd.p90, self.least_usd).quantize(FINEST)
 
     @property
     def least_hours(self) -> Decimal:
@@ -147,8 +150,8 @@ class Plan(Part):
 
     @property
     def needed_hours(self) -> Decimal:
-        """The limit it takes [h]."""
-        return max(self.hours.p90, self.least_hours)
+        """The limit it takes, to four milliseconds [h]."""
+        return max(self.hours.p90, self.least_hours).quantize(FINEST)
 
     def begins(self, budget: Budget) -> bool:
         """Whether its machines are begun with so much money and so many hours."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from h100_offers import NOW, offer
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import recipes
@@ -181,6 +181,7 @@ def test_on_this_machine_so_many_steps_fit_and_no_more(
     fixed_s=st.floats(0, 30),
     steps=st.tuples(*[st.floats(0.01, 1)] * 3),
 )
+@example(usd=Decimal("0.0064"), fixed_s=1.0, steps=(1.0, 1.0, 1.0))  # to the last digit
 def test_the_steps_that_are_proposed_fit_however_uneven_those_of_the_trial_were(
     usd: Decimal, fixed_s: float, steps: tuple[float, float, float]
 ) -> None:

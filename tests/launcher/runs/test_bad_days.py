@@ -43,7 +43,7 @@ RECIPE = {
         "intermediate_size": 16,
     },
     "training": {
-        "steps": 1000,
+        "steps": 2000,
         "batch_size": 2,
         "learning_rate": 0.01,
         "dtype": "float32",
